@@ -1,0 +1,31 @@
+//! What every door of `hyprstreamd` speaks: requests, events and errors, as JSON.
+//!
+//! Invariant: this crate holds data alone. It reads no file, opens no socket and knows none of the other crates, so a
+//! client needs nothing else of ours.
+#![forbid(unsafe_code)]
+
+mod error;
+mod event;
+mod request;
+mod state;
+
+pub use error::{Blame, ErrorBody, ErrorCode, ErrorReply};
+pub use event::{Event, FinishReason, LoadStage, TokenEvent, TokenLogprob, Timings, Usage};
+pub use request::{
+    CancelReply, ChatRequest, DetokenizeReply, DetokenizeRequest, GenerateRequest, LoadRequest, Message, ModelReply,
+    Prompt, Role, Sampling, ScoreReply, ScoreRequest, ScoredToken, TokenPiece, TokenizeReply, TokenizeRequest,
+    UnloadRequest,
+};
+pub use state::{Job, JobKind, JobState, Jobs, Memory, Model, ModelDetail, ModelState, Models, Status};
+
+/// Where the native routes live, on the Unix socket and elsewhere.
+pub const API_PREFIX: &str = "/hyprstream/v1";
+
+/// The socket of the system service.
+pub const SYSTEM_SOCKET: &str = "/run/hyprstream/hyprstream.sock";
+
+/// The socket of a user's own daemon, below `$XDG_RUNTIME_DIR`.
+pub const USER_SOCKET: &str = "hyprstream/hyprstream.sock";
+
+/// The header that carries a request's id, in answers and (if the client wishes to choose it) in requests.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
