@@ -1,1 +1,25 @@
-//! Arithmetic on slices.
+//! Arithmetic on slices: weight formats, matrix products, attention, norms, and the threads that run them.
+//!
+//! Invariant: nothing here knows files, models or requests, and every function gives the same numbers whatever the
+//! number of threads. `reference` defines what is right; the fast paths are held against it by property tests.
+//!
+//! Functions assert the shapes of their arguments: a wrong shape is a mistake of the caller, never of an input file.
+
+mod act;
+mod attention;
+mod isa;
+mod matmul;
+mod norm;
+mod pool;
+mod quant;
+pub mod reference;
+mod rope;
+
+pub use act::{log_softmax_at, silu_mul};
+pub use attention::{KV_BLOCK, KvFormat, KvLayer, Span, attend, kv_write};
+pub use isa::Isa;
+pub use matmul::{MatrixRef, Output, matmul, matmul_many};
+pub use norm::{add, rms_norm, rms_norm_in_place};
+pub use pool::Pool;
+pub use quant::{Format, decode_row};
+pub use rope::{RopeLayout, rope};
