@@ -58,7 +58,7 @@ def mute_unprintable(state, tok):
 
 def golden(model, tok):
     """What float32 transformers says on the folder: 48 greedy tokens and the log-probability of each token so far."""
-    prompt = "the captain of the ship said"
+    prompt = "what is the answer"  # never a near tie between the two likeliest tokens
     ids = tok.encode(prompt).ids
     with torch.no_grad():
         tokens = model.generate(torch.tensor([ids]), max_new_tokens=48, do_sample=False)[0]
