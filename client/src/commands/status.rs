@@ -1,0 +1,45 @@
+//! `hyp status`: what the daemon does.
+use super::Session;
+use crate::exit::Failure;
+use crate::print::{Cell, Fields, size, span};
+use hyprstream_protocol::Status;
+
+/// Shows the daemon.
+pub fn run(session: &Session) -> Result<(), Failure> {
+    let reply = session.client()?.get("/status")?;
+    session.reply(&reply, |out, status: Status| {
+        let list = |names: &[String]| {
+            if names.is_empty() {
+                Cell::none()
+            } else {
+                Cell::text(names.join(", "))
+            }
+        };
+        let mut fields = Fields::new();
+        fields
+            .add("state", Cell::text(&status.state))
+            .add("version", Cell::text(&status.version))
+            .add("pid", Cell::text(status.pid.to_string()))
+            .add("uptime", span(status.uptime_s))
+            .add("models in", list(&status.models_dirs))
+            .add(
+                "default model",
+                Cell::maybe(status.default_model.as_ref(), Cell::text),
+            )
+            .add("loaded", list(&status.loaded))
+            .add("running", Cell::text(status.running.to_string()))
+            .add(
+                "queued",
+                Cell::both(
+                    format!("{} of {}", status.queued, status.queue_max),
+                    status.queued,
+                ),
+            )
+            .add("threads", Cell::text(status.threads.to_string()))
+            .add("processor", Cell::text(&status.isa))
+            .add("memory budget", size(status.memory.budget))
+            .add("memory claimed", size(status.memory.claimed))
+            .add("memory resident", size(status.memory.resident));
+        out.fields(&fields)
+    })
+}

@@ -1,0 +1,373 @@
+//! The command line: one table from which parsing, help, completions and the man page come. Invariant: a flag that is taken
+//! is used, and a wrong one is refused here.
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use hyprstream_protocol::Sampling;
+use std::path::PathBuf;
+
+/// Names the socket instead of `--socket`.
+pub const SOCKET_VARIABLE: &str = "HYPRSTREAM_SOCKET";
+
+/// `hyp`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hyp",
+    version,
+    about = "Ask the language models on this machine, served by hyprstreamd",
+    override_usage = "hyp [OPTIONS] COMMAND   (hyp COMMAND --help tells more)",
+    help_template = "{about}\nUsage: {usage}\n\n{subcommands}\n\n{options}",
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Flags {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Talk to the daemon at this socket only
+    #[arg(long, value_name = "PATH", global = true)]
+    pub socket: Option<PathBuf>,
+    /// Print what the daemon sends, as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Never start a daemon
+    #[arg(long, global = true)]
+    pub no_start: bool,
+    /// Show no progress and no remarks
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+impl Global {
+    /// The socket that the user named, by flag or environment.
+    pub fn named_socket(&self) -> Option<PathBuf> {
+        self.socket.clone().or_else(|| {
+            std::env::var_os(SOCKET_VARIABLE)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        })
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Ask a question and print the answer
+    Ask(AskFlags),
+    /// Talk with a model, turn by turn
+    Chat(ChatFlags),
+    /// List the models
+    Models,
+    /// List your running requests
+    Ps,
+    /// Bring a model into memory
+    Load(NameFlags),
+    /// Free a model's memory
+    Unload(NameFlags),
+    /// Show all that is known of a model
+    Show(ShowFlags),
+    /// Show what the daemon is doing
+    Status,
+    /// Cut a text into tokens
+    Tokenize(TokenizeFlags),
+    /// Make text of token ids
+    Detokenize(DetokenizeFlags),
+    /// Tell how likely a text is to a model
+    Score(ScoreFlags),
+    /// Stop a running request
+    Cancel(CancelFlags),
+    /// Print a completion script for a shell
+    #[command(hide = true)]
+    Completions(CompletionsFlags),
+    /// Print this manual page
+    #[command(hide = true)]
+    Man,
+}
+
+/// Which model.
+#[derive(Clone, Debug, Args)]
+pub struct ModelFlag {
+    /// Use this model (a unique beginning of its name will do)
+    #[arg(short, long, value_name = "NAME")]
+    pub model: Option<String>,
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Sampling (left out: as the daemon is configured)")]
+pub struct SamplingFlags {
+    /// Write at most N tokens
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<u32>,
+    /// 0 always takes the likeliest token; higher is more varied
+    #[arg(short, long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    pub temperature: Option<f32>,
+    /// Choose among the K likeliest tokens; 0 is off
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<u32>,
+    /// Choose among tokens of this total probability; 1 is off
+    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
+    pub top_p: Option<f32>,
+    /// Leave out tokens less likely than P times the likeliest
+    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
+    pub min_p: Option<f32>,
+    /// Make tokens seen lately less likely; 1 is off
+    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    pub repeat_penalty: Option<f32>,
+    /// Penalties look back N tokens; 0 is all
+    #[arg(long, value_name = "N")]
+    pub repeat_last: Option<u32>,
+    /// Take X off each token seen lately
+    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    pub presence_penalty: Option<f32>,
+    /// Take X off for each time a token was seen lately
+    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f32>,
+    /// Same seed, same question, same answer
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// End the answer before this text; may be given again
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+impl SamplingFlags {
+    /// As the daemon takes it.
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            max_tokens: self.max_tokens,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last: self.repeat_last,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            seed: self.seed,
+            stop: self.stop.clone(),
+            logprobs: None,
+        }
+    }
+}
+
+/// JSON has no NaN and no infinity: they would be left out silently.
+fn number(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("not a number".to_owned()),
+    }
+}
+
+/// Whether the model thinks before it answers.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct ThinkFlags {
+    /// Have the model think first, if it can
+    #[arg(long, overrides_with = "no_think")]
+    pub think: bool,
+    /// Have the model answer without thinking
+    #[arg(long, overrides_with = "think")]
+    pub no_think: bool,
+}
+
+impl ThinkFlags {
+    /// Variables for the chat template.
+    pub fn template_vars(self) -> serde_json::Map<String, serde_json::Value> {
+        let mut vars = serde_json::Map::new();
+        if self.think || self.no_think {
+            vars.insert("enable_thinking".to_owned(), self.think.into());
+        }
+        vars
+    }
+}
+
+/// `hyp ask`.
+#[derive(Clone, Debug, Args)]
+pub struct AskFlags {
+    /// The question; what is piped in is added after a blank line
+    #[arg(value_name = "TEXT", allow_negative_numbers = true)]
+    pub text: Vec<String>,
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelFlag,
+    /// Instructions that stand above the question
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "raw")]
+    pub system: Option<String>,
+    /// Continue the text as it is, without a chat template
+    #[arg(long)]
+    pub raw: bool,
+    /// Thinking.
+    #[command(flatten)]
+    pub think: ThinkFlags,
+    /// Sampling.
+    #[command(flatten)]
+    pub sampling: SamplingFlags,
+}
+
+/// `hyp chat`.
+#[derive(Clone, Debug, Args)]
+pub struct ChatFlags {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelFlag,
+    /// Instructions that stand above the talk
+    #[arg(short, long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Thinking.
+    #[command(flatten)]
+    pub think: ThinkFlags,
+    /// Sampling.
+    #[command(flatten)]
+    pub sampling: SamplingFlags,
+}
+
+/// `hyp load` and `hyp unload`.
+#[derive(Clone, Debug, Args)]
+pub struct NameFlags {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    pub name: String,
+}
+
+/// `hyp show`.
+#[derive(Clone, Debug, Args)]
+pub struct ShowFlags {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    pub name: String,
+    /// Print its chat template alone
+    #[arg(long, conflicts_with = "json")]
+    pub template: bool,
+}
+
+/// `hyp tokenize`.
+#[derive(Clone, Debug, Args)]
+pub struct TokenizeFlags {
+    /// The text; left out or "-": standard input
+    #[arg(value_name = "TEXT", allow_negative_numbers = true)]
+    pub text: Vec<String>,
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelFlag,
+    /// Print the ids alone, on one line
+    #[arg(long)]
+    pub ids: bool,
+    /// Do not add the tokens that start or end a text
+    #[arg(long)]
+    pub no_special: bool,
+    /// Read <|im_start|> and the like as the tokens they name
+    #[arg(long)]
+    pub parse_special: bool,
+}
+
+/// `hyp detokenize`.
+#[derive(Clone, Debug, Args)]
+pub struct DetokenizeFlags {
+    /// Token ids, apart or joined by commas
+    #[arg(value_name = "IDS", required = true, value_delimiter = ',')]
+    pub ids: Vec<u32>,
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelFlag,
+}
+
+/// `hyp score`.
+#[derive(Clone, Debug, Args)]
+pub struct ScoreFlags {
+    /// The file; "-" is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelFlag,
+    /// Print each token with its log-probability
+    #[arg(long)]
+    pub tokens: bool,
+    /// Print the N likeliest tokens in each place too (0 to 20)
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=20))]
+    pub top: u8,
+    /// The file holds token ids, not text
+    #[arg(long)]
+    pub ids: bool,
+}
+
+/// `hyp cancel`.
+#[derive(Clone, Debug, Args)]
+pub struct CancelFlags {
+    /// The request's id, as hyp ps shows it
+    #[arg(value_name = "JOB")]
+    pub job: String,
+}
+
+/// `hyp completions`.
+#[derive(Clone, Debug, Args)]
+pub struct CompletionsFlags {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_table_is_sound() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_screen() {
+        let help = Flags::command().term_width(80).render_help().to_string();
+        assert!(
+            help.lines().count() <= 23,
+            "{} lines:\n{help}",
+            help.lines().count()
+        );
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+    }
+
+    #[test]
+    fn numbers_are_finite() {
+        let parse = |x: &str| Flags::try_parse_from(["hyp", "ask", "hi", "-t", x]);
+        assert!(parse("0.5").is_ok());
+        for bad in ["NaN", "inf", "1e99", "hot"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn flags_stand_anywhere() {
+        let flags =
+            Flags::try_parse_from(["hyp", "ask", "what", "is", "-5", "--json", "--model", "m", "?"]).unwrap();
+        assert!(flags.global.json);
+        let Command::Ask(ask) = flags.command else {
+            panic!("not ask")
+        };
+        assert_eq!(ask.text.join(" "), "what is -5 ?");
+        assert_eq!(ask.model.model.as_deref(), Some("m"));
+    }
+
+    #[test]
+    fn the_last_word_on_thinking_counts() {
+        let think = |args: &[&str]| {
+            let flags = Flags::try_parse_from([&["hyp", "ask", "hi"], args].concat()).unwrap();
+            let Command::Ask(ask) = flags.command else {
+                panic!("not ask")
+            };
+            ask.think.template_vars().get("enable_thinking").cloned()
+        };
+        assert_eq!(think(&[]), None);
+        assert_eq!(think(&["--think"]), Some(true.into()));
+        assert_eq!(think(&["--think", "--no-think"]), Some(false.into()));
+    }
+}
