@@ -13,7 +13,9 @@ mod paths;
 mod print;
 mod spinner;
 mod start;
+mod start_log;
 mod stream;
+mod table;
 mod transport;
 
 use clap::Parser;

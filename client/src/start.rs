@@ -3,9 +3,9 @@
 use crate::connect::{self, UserError};
 use crate::paths;
 use crate::spinner::Spinner;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use crate::start_log::{Log, LogFile, open_private};
+use std::fs::{File, TryLockError};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,6 @@ const START: Duration = Duration::from_secs(15);
 /// How long to go on after the daemon that was started here has ended: another one may have come first.
 const GRACE: Duration = Duration::from_millis(700);
 const POLL: Duration = Duration::from_millis(30);
-/// A log larger than this is begun anew.
-const LOG_BYTES_MAX: u64 = 1 << 20;
 const UNIT: &str = "hyprstreamd";
 
 /// Why the user's own daemon did not come up.
@@ -77,19 +75,6 @@ impl StartError {
                 .map(|path| format!("its log is {}", path.display())),
             StartError::Spawn { .. } | StartError::Waited | StartError::Socket(_) => None,
         }
-    }
-}
-
-/// What a daemon wrote before it failed.
-#[derive(Debug, Default)]
-pub struct Log {
-    path: Option<PathBuf>,
-    last: Vec<String>,
-}
-
-impl Log {
-    fn quoted(&self) -> String {
-        self.last.iter().map(|line| format!("\n  {line}")).collect()
     }
 }
 
@@ -222,124 +207,4 @@ fn spawn(log: &LogFile) -> Result<Child, StartError> {
         io::ErrorKind::NotFound => StartError::NoProgram,
         _ => StartError::Spawn { program, source },
     })
-}
-
-fn open_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-}
-
-/// The file that takes what the daemon writes, and where this start's part of it begins.
-struct LogFile {
-    path: Option<PathBuf>,
-    file: Option<File>,
-    from: u64,
-}
-
-impl LogFile {
-    fn open(state: Option<&Path>) -> LogFile {
-        let path = state.map(|folder| folder.join("hyprstreamd.log"));
-        let file = path.as_deref().and_then(|path| open_private(path).ok());
-        let mut from = file
-            .as_ref()
-            .and_then(|file| file.metadata().ok())
-            .map_or(0, |about| about.len());
-        if let Some(path) = path.as_deref()
-            && from > LOG_BYTES_MAX
-            && fs::rename(path, path.with_extension("log.old")).is_ok()
-        {
-            let file = open_private(path).ok();
-            return LogFile {
-                path: Some(path.to_owned()),
-                file,
-                from: 0,
-            };
-        }
-        if file.is_none() {
-            from = 0;
-        }
-        LogFile { path, file, from }
-    }
-
-    fn stdio(&self) -> Stdio {
-        match self.file.as_ref().and_then(|file| file.try_clone().ok()) {
-            Some(file) => Stdio::from(file),
-            None => Stdio::null(),
-        }
-    }
-
-    /// The last lines that this start added.
-    fn read(&self) -> Log {
-        let last = self.tail().map(|text| last_lines(&text)).unwrap_or_default();
-        Log {
-            path: self.path.clone().filter(|_| self.file.is_some()),
-            last,
-        }
-    }
-
-    fn tail(&self) -> Option<String> {
-        const TAIL_BYTES: u64 = 4096;
-        let mut file = File::open(self.path.as_deref()?).ok()?;
-        let end = file.metadata().ok()?.len();
-        file.seek(SeekFrom::Start(self.from.max(end.saturating_sub(TAIL_BYTES))))
-            .ok()?;
-        let mut bytes = Vec::new();
-        file.take(TAIL_BYTES).read_to_end(&mut bytes).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    }
-}
-
-fn last_lines(text: &str) -> Vec<String> {
-    const LINES: usize = 5;
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines
-        .iter()
-        .skip(lines.len().saturating_sub(LINES))
-        .map(|line| crate::print::one_line(line))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_gives_its_last_lines() {
-        let text = (0..9).map(|i| format!("line {i}\n\n")).collect::<String>();
-        assert_eq!(
-            last_lines(&text),
-            ["line 4", "line 5", "line 6", "line 7", "line 8"]
-        );
-        assert!(last_lines("").is_empty());
-    }
-
-    #[test]
-    fn a_log_begins_where_this_start_begins() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("hyprstreamd.log"), "old\n").unwrap();
-        let log = LogFile::open(Some(folder.path()));
-        io::Write::write_all(&mut log.file.as_ref().unwrap(), b"new\n").unwrap();
-        assert_eq!(log.read().last, ["new"]);
-    }
-
-    #[test]
-    fn a_large_log_is_begun_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(
-            folder.path().join("hyprstreamd.log"),
-            vec![b'x'; LOG_BYTES_MAX as usize + 1],
-        )
-        .unwrap();
-        let log = LogFile::open(Some(folder.path()));
-        assert_eq!(log.from, 0);
-        assert!(folder.path().join("hyprstreamd.log.old").exists());
-        assert_eq!(
-            fs::metadata(folder.path().join("hyprstreamd.log")).unwrap().len(),
-            0
-        );
-    }
 }

@@ -1,7 +1,7 @@
 //! `hyp models`: what there is to ask.
 use super::Session;
 use crate::exit::Failure;
-use crate::print::{Align, Cell, Table, count, size, span};
+use crate::table::{Align, Cell, Table, count, size, span};
 use hyprstream_protocol::{Model, ModelState, Models};
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,7 +1,7 @@
 //! `hyp ps`: what runs.
 use super::Session;
 use crate::exit::Failure;
-use crate::print::{Align, Cell, Table, span};
+use crate::table::{Align, Cell, Table, span};
 use hyprstream_protocol::{Job, JobKind, JobState, Jobs};
 
 /// Columns, in the order that programs may rely on.

@@ -3,7 +3,8 @@ use super::{Session, tokenize::quoted};
 use crate::exit::Failure;
 use crate::flags::ScoreFlags;
 use crate::input;
-use crate::print::{Align, Cell, Fields, Out, Table};
+use crate::print::Out;
+use crate::table::{Align, Cell, Fields, Table};
 use hyprstream_protocol::{Prompt, ScoreReply, ScoreRequest, ScoredToken};
 
 const COLUMNS: &[(&str, Align)] = &[

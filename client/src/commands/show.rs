@@ -3,7 +3,8 @@ use super::{Session, models};
 use crate::exit::Failure;
 use crate::flags::ShowFlags;
 use crate::http::segment;
-use crate::print::{Cell, Fields, Out, count, size};
+use crate::print::Out;
+use crate::table::{Cell, Fields, count, size};
 use hyprstream_protocol::ModelDetail;
 
 /// Shows one model.

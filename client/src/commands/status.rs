@@ -1,7 +1,7 @@
 //! `hyp status`: what the daemon does.
 use super::Session;
 use crate::exit::Failure;
-use crate::print::{Cell, Fields, size, span};
+use crate::table::{Cell, Fields, size, span};
 use hyprstream_protocol::Status;
 
 /// Shows the daemon.

@@ -3,7 +3,7 @@ use super::{Session, usage};
 use crate::exit::Failure;
 use crate::flags::TokenizeFlags;
 use crate::input;
-use crate::print::{Align, Cell, Table};
+use crate::table::{Align, Cell, Table};
 use hyprstream_protocol::{TokenizeReply, TokenizeRequest};
 use std::io::IsTerminal;
 

@@ -1,8 +1,10 @@
 //! The command line: one table from which parsing, help, completions and the man page come. Invariant: a flag that is taken
 //! is used, and a wrong one is refused here.
+mod sampling;
+
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use hyprstream_protocol::Sampling;
+pub use sampling::{SamplingFlags, ThinkFlags};
 use std::path::PathBuf;
 
 /// Names the socket instead of `--socket`.
@@ -98,95 +100,6 @@ pub struct ModelFlag {
     /// Use this model (a unique beginning of its name will do)
     #[arg(short, long, value_name = "NAME")]
     pub model: Option<String>,
-}
-
-/// How tokens are chosen.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Sampling (left out: as the daemon is configured)")]
-pub struct SamplingFlags {
-    /// Write at most N tokens
-    #[arg(long, value_name = "N")]
-    pub max_tokens: Option<u32>,
-    /// 0 always takes the likeliest token; higher is more varied
-    #[arg(short, long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
-    pub temperature: Option<f32>,
-    /// Choose among the K likeliest tokens; 0 is off
-    #[arg(long, value_name = "K")]
-    pub top_k: Option<u32>,
-    /// Choose among tokens of this total probability; 1 is off
-    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
-    pub top_p: Option<f32>,
-    /// Leave out tokens less likely than P times the likeliest
-    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
-    pub min_p: Option<f32>,
-    /// Make tokens seen lately less likely; 1 is off
-    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
-    pub repeat_penalty: Option<f32>,
-    /// Penalties look back N tokens; 0 is all
-    #[arg(long, value_name = "N")]
-    pub repeat_last: Option<u32>,
-    /// Take X off each token seen lately
-    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
-    pub presence_penalty: Option<f32>,
-    /// Take X off for each time a token was seen lately
-    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
-    pub frequency_penalty: Option<f32>,
-    /// Same seed, same question, same answer
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-    /// End the answer before this text; may be given again
-    #[arg(long, value_name = "TEXT")]
-    pub stop: Vec<String>,
-}
-
-impl SamplingFlags {
-    /// As the daemon takes it.
-    pub fn sampling(&self) -> Sampling {
-        Sampling {
-            max_tokens: self.max_tokens,
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repeat_penalty: self.repeat_penalty,
-            repeat_last: self.repeat_last,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            seed: self.seed,
-            stop: self.stop.clone(),
-            logprobs: None,
-        }
-    }
-}
-
-/// JSON has no NaN and no infinity: they would be left out silently.
-fn number(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(value) if value.is_finite() => Ok(value),
-        _ => Err("not a number".to_owned()),
-    }
-}
-
-/// Whether the model thinks before it answers.
-#[derive(Clone, Copy, Debug, Default, Args)]
-pub struct ThinkFlags {
-    /// Have the model think first, if it can
-    #[arg(long, overrides_with = "no_think")]
-    pub think: bool,
-    /// Have the model answer without thinking
-    #[arg(long, overrides_with = "think")]
-    pub no_think: bool,
-}
-
-impl ThinkFlags {
-    /// Variables for the chat template.
-    pub fn template_vars(self) -> serde_json::Map<String, serde_json::Value> {
-        let mut vars = serde_json::Map::new();
-        if self.think || self.no_think {
-            vars.insert("enable_thinking".to_owned(), self.think.into());
-        }
-        vars
-    }
 }
 
 /// `hyp ask`.
