@@ -29,7 +29,7 @@ TEMPLATE = (
     "{%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-CONTEXT = 8192
+CONTEXT = 65536
 
 
 def tokenizer():
