@@ -27,7 +27,7 @@ impl Isa {
 
     /// This level if the processor has it, else the best below it.
     pub fn or_lower(self) -> Isa {
-        self.min(Isa::best())
+        crate::simd::Level::of(self).isa()
     }
 
     /// A short name for status lines.
@@ -37,22 +37,5 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
         }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn best() -> Isa {
-        use std::arch::is_x86_feature_detected as has;
-        if !(has!("avx2") && has!("fma") && has!("f16c")) {
-            return Isa::Scalar;
-        }
-        if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
-            return Isa::Avx512;
-        }
-        Isa::Avx2
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn best() -> Isa {
-        Isa::Scalar
     }
 }

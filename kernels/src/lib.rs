@@ -14,6 +14,8 @@ mod pool;
 mod quant;
 pub mod reference;
 mod rope;
+mod shards;
+mod simd;
 
 pub use act::{log_softmax_at, silu_mul};
 pub use attention::{KV_BLOCK, KvFormat, KvLayer, Span, attend, kv_write};
@@ -21,5 +23,5 @@ pub use isa::Isa;
 pub use matmul::{MatrixRef, Output, matmul, matmul_many};
 pub use norm::{add, rms_norm, rms_norm_in_place};
 pub use pool::Pool;
-pub use quant::{Format, decode_row};
+pub use quant::{Format, decode_row, decode_row_with};
 pub use rope::{RopeLayout, rope};

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use crate::isa::Isa;
+use crate::simd::Level;
 
 /// How long a worker looks for the next run before it sleeps, and a caller for its last piece. About the gap between
 /// two kernels of a step, which the engine fills with serial work.
@@ -42,7 +43,7 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
     /// One run at a time.
     turn: Mutex<()>,
-    isa: Isa,
+    level: Level,
 }
 
 struct Shared {
@@ -104,7 +105,7 @@ impl Pool {
             shared,
             workers: Vec::new(),
             turn: Mutex::new(()),
-            isa: isa.or_lower(),
+            level: Level::of(isa),
         };
         for index in 1..threads.min(WORKERS_MAX) {
             let shared = Arc::clone(&pool.shared);
@@ -123,7 +124,11 @@ impl Pool {
 
     /// The instruction set that kernels use on this pool.
     pub fn isa(&self) -> Isa {
-        self.isa
+        self.level.isa()
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        self.level
     }
 
     /// Calls `f` once for each of `0..pieces`, on several threads at once and in no fixed order, and returns when all

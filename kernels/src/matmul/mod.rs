@@ -3,8 +3,32 @@
 //! Invariant: an output's value depends on its weights' row and its token alone, not on the other tokens of the batch
 //! nor on the number of threads.
 
+mod rows;
+mod tile;
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
 use crate::pool::Pool;
-use crate::quant::Format;
+use crate::quant::decode::Decoder;
+use crate::quant::{Format, with_decoder};
+use crate::shards::Shards;
+use crate::simd::{Kernel, Level, Simd};
+use tile::Tile;
+
+/// Columns that are summed up before the sum joins a row's total: a multiple of every block's length, and few enough
+/// that the tile and some activations stay in the second-level cache.
+const CHUNK: usize = 1024;
+
+/// Matrices that share one pass; more than these take several.
+const PARTS: usize = 8;
+
+/// Weights of one piece for one token, about: long enough to make the counter cheap, short enough to share out evenly.
+const PIECE_BYTES: usize = 32 << 10;
+
+thread_local! {
+    static TILE: RefCell<Tile> = const { RefCell::new(Tile::EMPTY) };
+}
 
 /// A weight matrix `[rows, cols]` in file layout. Any alignment.
 #[derive(Clone, Copy, Debug)]
@@ -64,14 +88,149 @@ pub fn matmul(pool: &Pool, w: MatrixRef<'_>, x: &[f32], bias: Option<&[f32]>, y:
 ///
 /// # Panics
 /// If shapes disagree.
-pub fn matmul_many(_pool: &Pool, x: &[f32], outputs: &mut [Output<'_>]) {
-    for output in outputs {
+pub fn matmul_many(pool: &Pool, x: &[f32], outputs: &mut [Output<'_>]) {
+    for outputs in outputs.chunks_mut(PARTS) {
+        let mut parts = [const { None }; PARTS];
+        let mut pieces = 0;
+        for (part, output) in parts.iter_mut().zip(outputs) {
+            let part = part.insert(Part::new(x, output));
+            pieces += part.pieces();
+        }
+        let level = pool.level();
+        pool.run(pieces, &|piece| {
+            let mut piece = piece;
+            for part in parts.iter().flatten() {
+                if piece < part.pieces() {
+                    return part.run(level, piece);
+                }
+                piece -= part.pieces();
+            }
+        });
+    }
+}
+
+/// One product on its way through the pool.
+struct Part<'a> {
+    w: MatrixRef<'a>,
+    bias: Option<&'a [f32]>,
+    x: &'a [f32],
+    y: Shards<'a, f32>,
+    tokens: usize,
+    row_bytes: usize,
+    piece_rows: usize,
+}
+
+impl<'a> Part<'a> {
+    fn new(x: &'a [f32], output: &'a mut Output<'_>) -> Part<'a> {
         let w = output.w;
-        assert_eq!(
-            MatrixRef::new(w.format, w.rows, w.cols, w.bytes).map(|w| w.rows),
-            Some(w.rows)
+        let whole = MatrixRef::new(w.format, w.rows, w.cols, w.bytes).is_some();
+        assert!(whole, "bytes and shape of the weights agree");
+        let row_bytes = w.bytes.len() / w.rows.max(1);
+        let tokens = x.len().checked_div(w.cols).unwrap_or(0);
+        assert_eq!(tokens * w.cols, x.len(), "x is [tokens, cols]");
+        assert_eq!(tokens * w.rows, output.y.len(), "y is [tokens, rows]");
+        assert!(
+            output.bias.is_none_or(|bias| bias.len() == w.rows),
+            "bias is [rows]"
         );
-        assert_eq!(x.len() * w.rows, output.y.len() * w.cols);
-        crate::reference::matmul(w, x, output.bias, output.y);
+        let piece_rows = if tokens == 1 {
+            (PIECE_BYTES / row_bytes.max(1)).next_multiple_of(4).max(4)
+        } else {
+            tile::ROWS
+        };
+        Part {
+            w,
+            bias: output.bias,
+            x,
+            y: Shards::new(output.y),
+            tokens,
+            row_bytes,
+            piece_rows,
+        }
+    }
+
+    fn row(&self, i: usize) -> &'a [u8] {
+        &self.w.bytes[i * self.row_bytes..(i + 1) * self.row_bytes]
+    }
+
+    fn pieces(&self) -> usize {
+        if self.tokens == 0 {
+            0
+        } else {
+            self.w.rows.div_ceil(self.piece_rows)
+        }
+    }
+
+    fn run(&self, level: Level, piece: usize) {
+        let first = piece * self.piece_rows;
+        let rows = self.piece_rows.min(self.w.rows - first);
+        if self.tokens == 1 {
+            with_decoder!(self.w.format, D => {
+                level.run(OneToken::<D> { part: self, first, rows, decoder: PhantomData });
+            });
+        } else {
+            TILE.with_borrow_mut(|tile| {
+                with_decoder!(self.w.format, D => {
+                    level.run(ManyTokens::<D> { part: self, first, rows, tile, decoder: PhantomData });
+                });
+            });
+        }
+        self.add_bias(first, rows);
+    }
+
+    fn add_bias(&self, first: usize, rows: usize) {
+        let Some(bias) = self.bias else { return };
+        for token in 0..self.tokens {
+            // SAFETY: these rows of `y` belong to this piece alone, and the piece runs on one thread.
+            let y = unsafe { self.y.part(token * self.w.rows + first, rows) };
+            y.iter_mut()
+                .zip(&bias[first..first + rows])
+                .for_each(|(y, bias)| *y += bias);
+        }
+    }
+}
+
+struct OneToken<'a, D> {
+    part: &'a Part<'a>,
+    first: usize,
+    rows: usize,
+    decoder: PhantomData<D>,
+}
+
+impl<D: Decoder> Kernel for OneToken<'_, D> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let x = self.part.x;
+        // SAFETY: these rows of `y` belong to this piece alone.
+        let y = unsafe { self.part.y.part(self.first, self.rows) };
+        let mut fours = y.chunks_exact_mut(4);
+        let mut row = self.first;
+        for y in &mut fours {
+            y.copy_from_slice(&rows::dot::<S, D, 4>(
+                s,
+                std::array::from_fn(|r| self.part.row(row + r)),
+                x,
+            ));
+            row += 4;
+        }
+        for y in fours.into_remainder() {
+            *y = rows::dot::<S, D, 1>(s, [self.part.row(row)], x)[0];
+            row += 1;
+        }
+    }
+}
+
+struct ManyTokens<'a, D> {
+    part: &'a Part<'a>,
+    first: usize,
+    rows: usize,
+    tile: &'a mut Tile,
+    decoder: PhantomData<D>,
+}
+
+impl<D: Decoder> Kernel for ManyTokens<'_, D> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        tile::multiply::<S, D>(s, self.part, self.first, self.rows, self.tile);
     }
 }

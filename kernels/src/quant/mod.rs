@@ -2,6 +2,15 @@
 //!
 //! Invariant: block sizes are those of the GGUF specification; every decoder gives exactly the floats of `reference`.
 
+pub(crate) mod decode;
+
+use std::marker::PhantomData;
+
+use decode::Decoder;
+
+use crate::isa::Isa;
+use crate::simd::{Kernel, Level, Simd};
+
 /// How a tensor's values are stored. The names are GGML's.
 #[allow(non_camel_case_types)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,15 +91,82 @@ impl Format {
     }
 }
 
-/// Decodes whole blocks into floats: an embedding's row, or any run of blocks.
+/// Calls `$body` with `$D` standing for the decoder of a format.
+macro_rules! with_decoder {
+    ($format:expr, $D:ident => $body:expr) => {{
+        use $crate::quant::decode;
+        match $format {
+            $crate::quant::Format::F32 => {
+                type $D = decode::F32;
+                $body
+            }
+            $crate::quant::Format::F16 => {
+                type $D = decode::F16;
+                $body
+            }
+            $crate::quant::Format::BF16 => {
+                type $D = decode::BF16;
+                $body
+            }
+            $crate::quant::Format::Q8_0 => {
+                type $D = decode::Q8_0;
+                $body
+            }
+            $crate::quant::Format::Q4_0 => {
+                type $D = decode::Q4_0;
+                $body
+            }
+            $crate::quant::Format::Q4_K => {
+                type $D = decode::Q4K;
+                $body
+            }
+            $crate::quant::Format::Q5_K => {
+                type $D = decode::Q5K;
+                $body
+            }
+            $crate::quant::Format::Q6_K => {
+                type $D = decode::Q6K;
+                $body
+            }
+        }
+    }};
+}
+pub(crate) use with_decoder;
+
+/// Decodes whole blocks into floats: an embedding's row, or any run of blocks. Runs on the calling thread.
 ///
 /// # Panics
 /// If `out` is not a whole number of blocks, or `bytes` does not hold exactly that many.
 pub fn decode_row(format: Format, bytes: &[u8], out: &mut [f32]) {
+    decode_row_at(Level::default(), format, bytes, out);
+}
+
+/// As `decode_row`, with the instructions of a chosen level, or of the best below it.
+///
+/// # Panics
+/// As `decode_row`.
+pub fn decode_row_with(isa: Isa, format: Format, bytes: &[u8], out: &mut [f32]) {
+    decode_row_at(Level::of(isa), format, bytes, out);
+}
+
+fn decode_row_at(level: Level, format: Format, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(
         format.row_bytes(out.len()),
         Some(bytes.len()),
         "bytes and values agree"
     );
-    crate::reference::decode_row(format, bytes, out);
+    with_decoder!(format, D => level.run(Row::<D> { bytes, out, decoder: PhantomData }));
+}
+
+struct Row<'a, D> {
+    bytes: &'a [u8],
+    out: &'a mut [f32],
+    decoder: PhantomData<D>,
+}
+
+impl<D: Decoder> Kernel for Row<'_, D> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        decode::decode_into::<S, D>(s, self.bytes, self.out);
+    }
 }

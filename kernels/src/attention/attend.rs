@@ -1,0 +1,369 @@
+//! Causal attention with an online softmax (Milakov and Gimelshein, 2018) over the blocks of the cache.
+//!
+//! Invariant: a query row meets its blocks in order of position, and within a block sums have one order, so that its
+//! result is the same alone and in a batch.
+
+use super::cache::{KV_BLOCK, Shape, Store};
+use super::value::Value;
+use super::{KvLayer, Span};
+use crate::pool::Pool;
+use crate::shards::Shards;
+use crate::simd::{Kernel, Simd, exp};
+
+/// Query rows of a piece: they share each load of a block from memory.
+const ROWS: usize = 32;
+
+/// Causal attention. q, out: `[tokens, heads, head_dim]`; query head `h` reads key head `h / (heads / kv_heads)`.
+/// The token at position `p` sees positions `p + 1 - window ..= p` of its own span (a window of 0 counts as 1).
+/// No allocation.
+///
+/// # Panics
+/// If shapes disagree, spans overlap or are not in order of `first`, or a block is missing.
+#[allow(clippy::too_many_arguments)]
+pub fn attend(
+    pool: &Pool,
+    layer: &KvLayer,
+    q: &[f32],
+    heads: usize,
+    spans: &[Span<'_>],
+    scale: f32,
+    window: Option<usize>,
+    out: &mut [f32],
+) {
+    let shape = layer.shape;
+    assert_eq!(q.len(), out.len());
+    assert!(
+        shape.kv_heads > 0 && heads.is_multiple_of(shape.kv_heads),
+        "key heads divide query heads"
+    );
+    let in_order = spans
+        .windows(2)
+        .all(|pair| pair[0].first + pair[0].tokens <= pair[1].first);
+    assert!(in_order, "spans lie one after the other");
+    let call = Call {
+        shape,
+        q,
+        heads,
+        scale,
+        window: window.unwrap_or(usize::MAX).max(1),
+        out: Shards::new(out),
+    };
+    match &layer.store {
+        Store::F32 { k, v } => attend_spans(pool, &call, k, v, spans),
+        Store::F16 { k, v } => attend_spans(pool, &call, k, v, spans),
+    }
+}
+
+/// What all pieces share.
+struct Call<'a> {
+    shape: Shape,
+    q: &'a [f32],
+    heads: usize,
+    scale: f32,
+    window: usize,
+    out: Shards<'a, f32>,
+}
+
+impl Call<'_> {
+    /// Query heads that share a key head.
+    fn group(&self) -> usize {
+        self.heads / self.shape.kv_heads
+    }
+
+    /// Tokens of a piece, and pieces that share the heads of a group.
+    fn piece(&self) -> (usize, usize) {
+        let group = self.group().max(1);
+        ((ROWS / group).max(1), group.div_ceil(ROWS))
+    }
+
+    fn pieces(&self, span: &Span<'_>) -> usize {
+        let (tokens, parts) = self.piece();
+        if self.heads == 0 {
+            0
+        } else {
+            span.tokens.div_ceil(tokens) * self.shape.kv_heads * parts
+        }
+    }
+}
+
+fn attend_spans<T: Value>(pool: &Pool, call: &Call<'_>, k: &[T], v: &[T], spans: &[Span<'_>]) {
+    let pieces = spans.iter().map(|span| call.pieces(span)).sum();
+    pool.run(pieces, &|piece| {
+        let mut piece = piece;
+        for span in spans {
+            if piece < call.pieces(span) {
+                return pool.level().run(Piece::new(call, k, v, span, piece));
+            }
+            piece -= call.pieces(span);
+        }
+    });
+}
+
+/// Up to `ROWS` query rows that read the same key head: `tokens` of a span, `heads` of a group.
+struct Piece<'a, T> {
+    call: &'a Call<'a>,
+    k: &'a [T],
+    v: &'a [T],
+    span: &'a Span<'a>,
+    kv_head: usize,
+    token: usize,
+    tokens: usize,
+    head: usize,
+    heads: usize,
+}
+
+/// The online softmax of a row: the greatest score so far, and the sum of `exp(score - max)`.
+#[derive(Clone, Copy)]
+struct State {
+    max: f32,
+    sum: f32,
+}
+
+/// The scores of some rows with one block, then their weights.
+type Scores<const R: usize> = [[f32; KV_BLOCK]; R];
+
+impl<'a, T: Value> Piece<'a, T> {
+    fn new(call: &'a Call<'a>, k: &'a [T], v: &'a [T], span: &'a Span<'a>, piece: usize) -> Piece<'a, T> {
+        let (tokens, parts) = call.piece();
+        let (kv_head, part) = (piece / parts % call.shape.kv_heads, piece % parts);
+        let token = piece / parts / call.shape.kv_heads * tokens;
+        let head = part * ROWS;
+        Piece {
+            call,
+            k,
+            v,
+            span,
+            kv_head,
+            token,
+            tokens: tokens.min(span.tokens - token),
+            head: kv_head * call.group() + head,
+            heads: ROWS.min(call.group() - head),
+        }
+    }
+
+    /// Position in the sequence of a row.
+    fn position(&self, row: usize) -> usize {
+        self.span.start + self.token + row / self.heads
+    }
+
+    /// Where a row lies in q and out.
+    fn at(&self, row: usize) -> usize {
+        let token = self.span.first + self.token + row / self.heads;
+        (token * self.call.heads + self.head + row % self.heads) * self.call.shape.head_dim
+    }
+
+    #[allow(clippy::mut_from_ref)]
+    fn out(&self, row: usize) -> &mut [f32] {
+        // SAFETY: a piece's rows are its own, it runs on one thread, and takes one row at a time.
+        unsafe { self.call.out.part(self.at(row), self.call.shape.head_dim) }
+    }
+
+    /// The slots of the block at `start` that a row sees.
+    fn visible(&self, row: usize, start: usize) -> std::ops::Range<usize> {
+        let end = self.position(row) + 1;
+        let first = end.saturating_sub(self.call.window);
+        first.saturating_sub(start).min(KV_BLOCK)..end.saturating_sub(start).min(KV_BLOCK)
+    }
+
+    /// Takes rows `row..row + R` through one block.
+    #[inline(always)]
+    fn block<S: Simd, const R: usize>(&self, s: S, row: usize, index: usize, states: &mut [State]) {
+        let dim = self.call.shape.head_dim;
+        let at = self.call.shape.head_at(self.span.blocks[index], self.kv_head);
+        let (k, v) = (&self.k[at..at + KV_BLOCK * dim], &self.v[at..at + KV_BLOCK * dim]);
+        let visible: [_; R] = std::array::from_fn(|r| self.visible(row + r, index * KV_BLOCK));
+        // Rows are in order of position, so the last sees furthest.
+        let end = visible[R - 1].end;
+        if end == 0 || visible.iter().all(|visible| visible.is_empty()) {
+            return;
+        }
+        let q = std::array::from_fn(|r| &self.call.q[self.at(row + r)..][..dim]);
+        let mut scores = scores::<S, T, R>(s, q, k, end);
+        let mut shrink = [1.0; R];
+        for r in 0..R {
+            shrink[r] = states[row + r].take(s, &mut scores[r], visible[r].clone(), self.call.scale);
+        }
+        let mut d = 0;
+        while d + 4 * S::LANES <= dim {
+            self.blend::<S, R, 4>(s, row, d, v, end, &scores, shrink);
+            d += 4 * S::LANES;
+        }
+        while d < dim {
+            self.blend::<S, R, 1>(s, row, d, v, end, &scores, shrink);
+            d += S::LANES;
+        }
+    }
+
+    // Indices name registers here: the loops over rows and vectors unroll.
+    /// Adds the weighted values, columns `d..d + N * LANES`, to what the rows have so far.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, clippy::needless_range_loop)]
+    fn blend<S: Simd, const R: usize, const N: usize>(
+        &self,
+        s: S,
+        row: usize,
+        d: usize,
+        v: &[T],
+        end: usize,
+        weights: &Scores<R>,
+        shrink: [f32; R],
+    ) {
+        let dim = self.call.shape.head_dim;
+        let width = (N * S::LANES).min(dim - d);
+        let whole = width == N * S::LANES;
+        assert!(v.len() >= end * dim && (whole || N == 1));
+        let mut sums = [[s.splat(0.0); N]; R];
+        for r in 0..R {
+            let so_far = &self.out(row + r)[d..d + width];
+            for (sum, so_far) in sums[r].iter_mut().zip(so_far.chunks(S::LANES)) {
+                *sum = s.mul(s.splat(shrink[r]), s.load_some(so_far));
+            }
+        }
+        for j in 0..end {
+            let at = j * dim + d;
+            let v: [S::F32; N] = std::array::from_fn(
+                #[inline(always)]
+                |n| {
+                    if whole {
+                        // SAFETY: `d + N * LANES <= dim`, and `v` has rows of `dim` up to `end`.
+                        unsafe { T::load_at(s, v.as_ptr().add(at + n * S::LANES)) }
+                    } else {
+                        T::load_some(s, &v[at..at + width])
+                    }
+                },
+            );
+            for r in 0..R {
+                let weight = s.splat(weights[r][j]);
+                for n in 0..N {
+                    sums[r][n] = s.fma(weight, v[n], sums[r][n]);
+                }
+            }
+        }
+        for r in 0..R {
+            let out = &mut self.out(row + r)[d..d + width];
+            for (sum, out) in sums[r].iter().zip(out.chunks_mut(S::LANES)) {
+                s.store_some(out, *sum);
+            }
+        }
+    }
+}
+
+impl State {
+    const EMPTY: State = State {
+        max: f32::NEG_INFINITY,
+        sum: 0.0,
+    };
+
+    /// Takes one block's scores in, turning them into weights (zero where the row does not see), and returns by how
+    /// much earlier sums shrink.
+    #[inline(always)]
+    fn take<S: Simd>(
+        &mut self,
+        s: S,
+        scores: &mut [f32; KV_BLOCK],
+        visible: std::ops::Range<usize>,
+        scale: f32,
+    ) -> f32 {
+        if visible.is_empty() {
+            scores.fill(0.0);
+            return 1.0;
+        }
+        let mut max = self.max;
+        for score in &mut scores[visible.clone()] {
+            *score *= scale;
+            max = max.max(*score);
+        }
+        let offset = s.splat(-max);
+        for scores in scores.chunks_exact_mut(S::LANES) {
+            let v = s.add(s.load(scores), offset);
+            s.store(scores, exp(s, v));
+        }
+        scores[..visible.start].fill(0.0);
+        scores[visible.end..].fill(0.0);
+        let shrink = if max == self.max {
+            1.0
+        } else {
+            (self.max - max).exp()
+        };
+        let mut sums = s.splat(0.0);
+        for scores in scores.chunks_exact(S::LANES) {
+            sums = s.add(sums, s.load(scores));
+        }
+        *self = State {
+            max,
+            sum: self.sum * shrink + s.sum(sums),
+        };
+        shrink
+    }
+}
+
+/// Dot products of `R` query rows with the first `end` keys of a block.
+#[inline(always)]
+fn scores<S: Simd, T: Value, const R: usize>(s: S, q: [&[f32]; R], k: &[T], end: usize) -> Scores<R> {
+    let dim = q[0].len();
+    let whole = dim - dim % S::LANES;
+    assert!(end <= KV_BLOCK && k.len() == KV_BLOCK * dim && q.iter().all(|q| q.len() == dim));
+    let mut scores = [[0.0; KV_BLOCK]; R];
+    // A block always has memory for all its slots, so four keys at a time need no tail.
+    for j in (0..end).step_by(4) {
+        let mut sums = [[s.splat(0.0); 4]; R];
+        let mut d = 0;
+        while d < whole {
+            // SAFETY: `d + LANES <= dim`; `k` has `KV_BLOCK` rows of `dim`, and `j + 4 <= KV_BLOCK`.
+            let keys: [S::F32; 4] = std::array::from_fn(
+                #[inline(always)]
+                |n| unsafe { T::load_at(s, k.as_ptr().add((j + n) * dim + d)) },
+            );
+            for r in 0..R {
+                // SAFETY: `d + LANES <= dim`, the length of each q.
+                let q = unsafe { s.load_at(q[r].as_ptr().add(d)) };
+                for n in 0..4 {
+                    sums[r][n] = s.fma(q, keys[n], sums[r][n]);
+                }
+            }
+            d += S::LANES;
+        }
+        for r in 0..R {
+            if whole < dim {
+                let q = s.load_some(&q[r][whole..]);
+                for n in 0..4 {
+                    let keys = T::load_some(s, &k[(j + n) * dim + whole..(j + n + 1) * dim]);
+                    sums[r][n] = s.fma(q, keys, sums[r][n]);
+                }
+            }
+            scores[r][j..j + 4].copy_from_slice(&s.sum4(sums[r]));
+        }
+    }
+    scores
+}
+
+impl<T: Value> Kernel for Piece<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let rows = self.tokens * self.heads;
+        for row in 0..rows {
+            self.out(row).fill(0.0);
+        }
+        let mut states = [State::EMPTY; ROWS];
+        let first = (self.position(0) + 1).saturating_sub(self.call.window) / KV_BLOCK;
+        for index in first..=self.position(rows - 1) / KV_BLOCK {
+            let mut row = 0;
+            // With eight lanes a processor has sixteen registers: two rows fill them.
+            while S::LANES == 16 && row + 4 <= rows {
+                self.block::<S, 4>(s, row, index, &mut states);
+                row += 4;
+            }
+            while row + 2 <= rows {
+                self.block::<S, 2>(s, row, index, &mut states);
+                row += 2;
+            }
+            if row < rows {
+                self.block::<S, 1>(s, row, index, &mut states);
+            }
+        }
+        for (row, state) in states[..rows].iter().enumerate() {
+            let scale = 1.0 / state.sum;
+            self.out(row).iter_mut().for_each(|value| *value *= scale);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! One token: rows of weights are decoded in registers and multiplied at once.
+//!
+//! Invariant: sums run as in `tile`: one vector of partial sums a row and chunk of `CHUNK` columns, chunks added up in
+//! order.
+
+use super::CHUNK;
+use crate::quant::decode::{Decoder, padded};
+use crate::simd::Simd;
+
+/// Dot products of `R` (at most 4) rows with `x`; the other results are zero.
+#[inline(always)]
+pub(super) fn dot<S: Simd, D: Decoder, const R: usize>(s: S, rows: [&[u8]; R], x: &[f32]) -> [f32; 4] {
+    let mut total = [0.0; 4];
+    for (index, x) in x.chunks(CHUNK).enumerate() {
+        let from = index * (CHUNK / D::LEN) * D::BYTES;
+        let sums = dot_chunk::<S, D, R>(s, rows.map(|row| &row[from..]), x);
+        total = if index == 0 {
+            sums
+        } else {
+            std::array::from_fn(|r| total[r] + sums[r])
+        };
+    }
+    total
+}
+
+#[inline(always)]
+fn dot_chunk<S: Simd, D: Decoder, const R: usize>(s: S, rows: [&[u8]; R], x: &[f32]) -> [f32; 4] {
+    let mut sums = [s.splat(0.0); 4];
+    let steps = x.chunks_exact(D::LEN);
+    let rest = steps.remainder();
+    let mut at = 0;
+    for x in steps {
+        for r in 0..R {
+            let mut sum = sums[r];
+            D::step(
+                s,
+                &rows[r][at..at + D::BYTES],
+                #[inline(always)]
+                |i, w| sum = s.fma(w, s.load(&x[i..]), sum),
+            );
+            sums[r] = sum;
+        }
+        at += D::BYTES;
+    }
+    if !rest.is_empty() {
+        let x: [f32; 32] = std::array::from_fn(|i| rest.get(i).copied().unwrap_or(0.0));
+        for r in 0..R {
+            let mut sum = sums[r];
+            D::step(
+                s,
+                &padded::<D>(&rows[r][at..at + rest.len() * D::BYTES / D::LEN]),
+                #[inline(always)]
+                |i, w| sum = s.fma(w, s.load(&x[i..]), sum),
+            );
+            sums[r] = sum;
+        }
+    }
+    s.sum4(sums)
+}

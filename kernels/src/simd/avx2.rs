@@ -1,0 +1,242 @@
+//! Vectors of eight floats by AVX2, FMA and F16C.
+//!
+//! Invariant: an `Avx2` exists only where `detect` found the instructions, which is what makes every intrinsic here
+//! safe to call; pointers come from slices whose length was just checked.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Simd};
+
+/// Holding it proves that the processor has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+const LANES: usize = 8;
+type F = __m256;
+type I = __m256i;
+
+impl Avx2 {
+    pub(crate) fn detect() -> Option<Avx2> {
+        use std::arch::is_x86_feature_detected as has;
+        let found = has!("avx2") && has!("fma") && has!("f16c");
+        found.then_some(Avx2(()))
+    }
+}
+
+/// # Safety
+/// The processor has the features.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn run_with<K: Kernel>(token: Avx2, kernel: K) {
+    kernel.run(token);
+}
+
+impl Simd for Avx2 {
+    const LANES: usize = LANES;
+    const TOKENS: usize = 3;
+    type F32 = F;
+    type I32 = I;
+
+    fn run<K: Kernel>(self, kernel: K) {
+        // SAFETY: the token proves the features.
+        unsafe { run_with(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_set1_ps(value) }
+    }
+    #[inline(always)]
+    unsafe fn load_at(self, from: *const f32) -> F {
+        // SAFETY: the token proves the instruction; the caller, that the floats are readable.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> F {
+        assert!(from.len() >= LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm256_loadu_ps(from.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_some(self, from: &[f32]) -> F {
+        assert!(from.len() <= LANES);
+        // SAFETY: the token proves the instruction; the mask keeps it within the slice.
+        unsafe { _mm256_maskload_ps(from.as_ptr(), first(from.len())) }
+    }
+    #[inline(always)]
+    fn store_some(self, to: &mut [f32], v: F) {
+        assert!(to.len() <= LANES);
+        // SAFETY: the token proves the instruction; the mask keeps it within the slice.
+        unsafe { _mm256_maskstore_ps(to.as_mut_ptr(), first(to.len()), v) }
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [f32], v: F) {
+        assert!(to.len() >= LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: F, b: F, c: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn round(self, v: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+    }
+    #[inline(always)]
+    fn sum4(self, v: [F; 4]) -> [f32; 4] {
+        // SAFETY: the token proves the instructions; `sums` has room for four floats.
+        unsafe {
+            let half = |v: F| _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let [a, b, c, d] = [half(v[0]), half(v[1]), half(v[2]), half(v[3])];
+            let mut sums = [0.0; 4];
+            _mm_storeu_ps(
+                sums.as_mut_ptr(),
+                _mm_hadd_ps(_mm_hadd_ps(a, b), _mm_hadd_ps(c, d)),
+            );
+            sums
+        }
+    }
+    #[inline(always)]
+    fn u8s(self, from: &[u8]) -> I {
+        assert!(from.len() >= LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn i8s(self, from: &[u8]) -> I {
+        assert!(from.len() >= LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_set1_epi32(value) }
+    }
+    #[inline(always)]
+    fn add_i32(self, a: I, b: I) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn and(self, a: I, b: I) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_and_si256(a, b) }
+    }
+    #[inline(always)]
+    fn or(self, a: I, b: I) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_or_si256(a, b) }
+    }
+    #[inline(always)]
+    fn shl(self, v: I, bits: u32) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_sll_epi32(v, _mm_cvtsi32_si128(bits as i32)) }
+    }
+    #[inline(always)]
+    fn shr(self, v: I, bits: u32) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_srl_epi32(v, _mm_cvtsi32_si128(bits as i32)) }
+    }
+    #[inline(always)]
+    fn to_f32(self, v: I) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    fn to_i32(self, v: F) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_cvtps_epi32(v) }
+    }
+    #[inline(always)]
+    fn float_of(self, v: I) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_castsi256_ps(v) }
+    }
+    #[inline(always)]
+    fn f32s(self, from: &[u8]) -> F {
+        assert!(from.len() >= 4 * LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm256_loadu_ps(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn f16s(self, from: &[u8]) -> F {
+        assert!(from.len() >= 2 * LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn bf16s(self, from: &[u8]) -> F {
+        assert!(from.len() >= 2 * LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(
+                from.as_ptr().cast(),
+            ))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn halves_at(self, from: *const u16) -> F {
+        // SAFETY: the token proves the instruction; the caller, that the values are readable.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+    #[inline(always)]
+    fn store_half(self, to: &mut [u16], v: F) {
+        assert!(to.len() >= LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe {
+            _mm_storeu_si128(
+                to.as_mut_ptr().cast(),
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v),
+            )
+        }
+    }
+    #[inline(always)]
+    fn half(self, from: &[u8]) -> f32 {
+        let bits = u16::from_le_bytes([from[0], from[1]]);
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+    }
+}
+
+/// A mask of the first `len` lanes.
+#[inline(always)]
+fn first(len: usize) -> I {
+    const ONES_THEN_ZEROS: [i32; 2 * LANES] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mask = &ONES_THEN_ZEROS[LANES - len..][..LANES];
+    // SAFETY: only reached through a token; the slice has `LANES` integers.
+    unsafe { _mm256_loadu_si256(mask.as_ptr().cast()) }
+}

@@ -1,0 +1,246 @@
+//! Vectors of sixteen floats by AVX-512 F, BW, DQ and VL.
+//!
+//! Invariant: an `Avx512` exists only where `detect` found the instructions, which is what makes every intrinsic here
+//! safe to call; pointers come from slices whose length was just checked.
+
+use std::arch::x86_64::*;
+
+use super::{Avx2, Kernel, Simd};
+
+/// Holding it proves that the processor has AVX-512 F, BW, DQ and VL.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+const LANES: usize = 16;
+type F = __m512;
+type I = __m512i;
+
+impl Avx512 {
+    pub(crate) fn detect() -> Option<Avx512> {
+        use std::arch::is_x86_feature_detected as has;
+        let found = Avx2::detect().is_some()
+            && has!("avx512f")
+            && has!("avx512bw")
+            && has!("avx512dq")
+            && has!("avx512vl");
+        found.then_some(Avx512(()))
+    }
+}
+
+/// # Safety
+/// The processor has the features.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn run_with<K: Kernel>(token: Avx512, kernel: K) {
+    kernel.run(token);
+}
+
+impl Simd for Avx512 {
+    const LANES: usize = LANES;
+    const TOKENS: usize = 6;
+    type F32 = F;
+    type I32 = I;
+
+    fn run<K: Kernel>(self, kernel: K) {
+        // SAFETY: the token proves the features.
+        unsafe { run_with(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    unsafe fn load_at(self, from: *const f32) -> F {
+        // SAFETY: the token proves the instruction; the caller, that the floats are readable.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> F {
+        assert!(from.len() >= LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_some(self, from: &[f32]) -> F {
+        assert!(from.len() <= LANES);
+        // SAFETY: the token proves the instruction; the mask keeps it within the slice.
+        unsafe { _mm512_maskz_loadu_ps(first(from.len()), from.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store_some(self, to: &mut [f32], v: F) {
+        assert!(to.len() <= LANES);
+        // SAFETY: the token proves the instruction; the mask keeps it within the slice.
+        unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), first(to.len()), v) }
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [f32], v: F) {
+        assert!(to.len() >= LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: F, b: F, c: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn round(self, v: F) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+    }
+    #[inline(always)]
+    fn sum4(self, v: [F; 4]) -> [f32; 4] {
+        // SAFETY: the token proves the instructions; `sums` has room for four floats.
+        unsafe {
+            let quarter = |v: F| {
+                let half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+                _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half))
+            };
+            let [a, b, c, d] = [quarter(v[0]), quarter(v[1]), quarter(v[2]), quarter(v[3])];
+            let mut sums = [0.0; 4];
+            _mm_storeu_ps(
+                sums.as_mut_ptr(),
+                _mm_hadd_ps(_mm_hadd_ps(a, b), _mm_hadd_ps(c, d)),
+            );
+            sums
+        }
+    }
+    #[inline(always)]
+    fn u8s(self, from: &[u8]) -> I {
+        assert!(from.len() >= LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn i8s(self, from: &[u8]) -> I {
+        assert!(from.len() >= LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+    #[inline(always)]
+    fn add_i32(self, a: I, b: I) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn and(self, a: I, b: I) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_and_si512(a, b) }
+    }
+    #[inline(always)]
+    fn or(self, a: I, b: I) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn shl(self, v: I, bits: u32) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_sll_epi32(v, _mm_cvtsi32_si128(bits as i32)) }
+    }
+    #[inline(always)]
+    fn shr(self, v: I, bits: u32) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_srl_epi32(v, _mm_cvtsi32_si128(bits as i32)) }
+    }
+    #[inline(always)]
+    fn to_f32(self, v: I) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    fn to_i32(self, v: F) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_cvtps_epi32(v) }
+    }
+    #[inline(always)]
+    fn float_of(self, v: I) -> F {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_castsi512_ps(v) }
+    }
+    #[inline(always)]
+    fn f32s(self, from: &[u8]) -> F {
+        assert!(from.len() >= 4 * LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm512_loadu_ps(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn f16s(self, from: &[u8]) -> F {
+        assert!(from.len() >= 2 * LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn bf16s(self, from: &[u8]) -> F {
+        assert!(from.len() >= 2 * LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
+                _mm256_loadu_si256(from.as_ptr().cast()),
+            )))
+        }
+    }
+    #[inline(always)]
+    unsafe fn halves_at(self, from: *const u16) -> F {
+        // SAFETY: the token proves the instruction; the caller, that the values are readable.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    fn store_half(self, to: &mut [u16], v: F) {
+        assert!(to.len() >= LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe {
+            _mm256_storeu_si256(
+                to.as_mut_ptr().cast(),
+                _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v),
+            )
+        }
+    }
+    #[inline(always)]
+    fn half(self, from: &[u8]) -> f32 {
+        let bits = u16::from_le_bytes([from[0], from[1]]);
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+    }
+}
+
+/// A mask of the first `len` lanes.
+#[inline(always)]
+fn first(len: usize) -> __mmask16 {
+    ((1u32 << len) - 1) as __mmask16
+}

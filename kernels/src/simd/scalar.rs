@@ -1,0 +1,179 @@
+//! Vectors of eight floats in portable code: what every processor runs.
+//!
+//! Invariant: no intrinsics and no `mul_add`, which without the instruction is a slow library call.
+
+use half::{bf16, f16};
+
+use super::{Kernel, Simd};
+
+/// The token of portable code.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+const LANES: usize = 8;
+type F = [f32; LANES];
+type I = [i32; LANES];
+
+#[inline(always)]
+fn zip(a: F, b: F, f: impl Fn(f32, f32) -> f32) -> F {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+#[inline(always)]
+fn zip_i32(a: I, b: I, f: impl Fn(i32, i32) -> i32) -> I {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+impl Simd for Scalar {
+    const LANES: usize = LANES;
+    const TOKENS: usize = 2;
+    type F32 = F;
+    type I32 = I;
+
+    fn run<K: Kernel>(self, kernel: K) {
+        kernel.run(self);
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> F {
+        [value; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load_at(self, from: *const f32) -> F {
+        // SAFETY: the caller says that so many floats are readable.
+        unsafe { from.cast::<F>().read_unaligned() }
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> F {
+        std::array::from_fn(|i| from[..LANES][i])
+    }
+    #[inline(always)]
+    fn load_some(self, from: &[f32]) -> F {
+        let mut v = [0.0; LANES];
+        v[..from.len()].copy_from_slice(from);
+        v
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [f32], v: F) {
+        to[..LANES].copy_from_slice(&v);
+    }
+    #[inline(always)]
+    fn store_some(self, to: &mut [f32], v: F) {
+        to.copy_from_slice(&v[..to.len()]);
+    }
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn fma(self, a: F, b: F, c: F) -> F {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn round(self, v: F) -> F {
+        v.map(f32::round)
+    }
+    #[inline(always)]
+    fn sum4(self, v: [F; 4]) -> [f32; 4] {
+        v.map(|v| ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])))
+    }
+
+    #[inline(always)]
+    fn u8s(self, from: &[u8]) -> I {
+        std::array::from_fn(|i| i32::from(from[..LANES][i]))
+    }
+    #[inline(always)]
+    fn i8s(self, from: &[u8]) -> I {
+        std::array::from_fn(|i| i32::from(from[..LANES][i] as i8))
+    }
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> I {
+        [value; LANES]
+    }
+    #[inline(always)]
+    fn add_i32(self, a: I, b: I) -> I {
+        zip_i32(a, b, i32::wrapping_add)
+    }
+    #[inline(always)]
+    fn and(self, a: I, b: I) -> I {
+        zip_i32(a, b, |a, b| a & b)
+    }
+    #[inline(always)]
+    fn or(self, a: I, b: I) -> I {
+        zip_i32(a, b, |a, b| a | b)
+    }
+    #[inline(always)]
+    fn shl(self, v: I, bits: u32) -> I {
+        v.map(|v| v << bits)
+    }
+    #[inline(always)]
+    fn shr(self, v: I, bits: u32) -> I {
+        v.map(|v| ((v as u32) >> bits) as i32)
+    }
+    #[inline(always)]
+    fn to_f32(self, v: I) -> F {
+        v.map(|v| v as f32)
+    }
+    #[inline(always)]
+    fn to_i32(self, v: F) -> I {
+        v.map(|v| v as i32)
+    }
+    #[inline(always)]
+    fn float_of(self, v: I) -> F {
+        v.map(|v| f32::from_bits(v as u32))
+    }
+    #[inline(always)]
+    fn f32s(self, from: &[u8]) -> F {
+        let from = &from[..4 * LANES];
+        std::array::from_fn(|i| {
+            f32::from_le_bytes([from[4 * i], from[4 * i + 1], from[4 * i + 2], from[4 * i + 3]])
+        })
+    }
+    #[inline(always)]
+    fn f16s(self, from: &[u8]) -> F {
+        let from = &from[..2 * LANES];
+        std::array::from_fn(|i| f16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32())
+    }
+    #[inline(always)]
+    fn bf16s(self, from: &[u8]) -> F {
+        let from = &from[..2 * LANES];
+        std::array::from_fn(|i| bf16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn halves_at(self, from: *const u16) -> F {
+        // SAFETY: the caller says that so many values are readable.
+        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        bits.map(|bits| f16::from_bits(bits).to_f32())
+    }
+    #[inline(always)]
+    fn store_half(self, to: &mut [u16], v: F) {
+        let to = &mut to[..LANES];
+        to.iter_mut()
+            .zip(v)
+            .for_each(|(to, v)| *to = f16::from_f32(v).to_bits());
+    }
+    #[inline(always)]
+    fn half(self, from: &[u8]) -> f32 {
+        f16::from_le_bytes([from[0], from[1]]).to_f32()
+    }
+}

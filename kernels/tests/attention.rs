@@ -1,0 +1,291 @@
+//! Attention over the paged cache against the reference over whole sequences.
+//!
+//! Invariant under test: a token's result depends neither on the batch, nor on its block table, nor on the threads.
+
+mod inputs;
+
+use half::f16;
+use hyprstream_kernels::{KV_BLOCK, KvFormat, KvLayer, Pool, Span, attend, kv_write, reference};
+use inputs::{Random, bits, isas, pools};
+use proptest::prelude::*;
+
+/// Values are within 1 and weights sum to 1, so this is the rounding of scores (sums of up to 256 products, then
+/// `exp` of them), of the weights (2e-7 each) and of their sum.
+const ATTEND_ABS_MAX: f32 = 2e-5;
+
+/// One sequence: what the cache holds before the call, and the tokens of the call.
+struct Sequence {
+    start: usize,
+    tokens: usize,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    blocks: Vec<u32>,
+}
+
+struct Case {
+    format: KvFormat,
+    kv_heads: usize,
+    group: usize,
+    dim: usize,
+    window: Option<usize>,
+    sequences: Vec<Sequence>,
+    q: Vec<f32>,
+    layer_blocks: usize,
+}
+
+impl Case {
+    fn new(
+        format: KvFormat,
+        [kv_heads, group, dim]: [usize; 3],
+        spans: &[(usize, usize)],
+        window: Option<usize>,
+        seed: u64,
+    ) -> Case {
+        let mut random = Random(seed);
+        let needed = |&(start, tokens): &(usize, usize)| (start + tokens).div_ceil(KV_BLOCK);
+        let layer_blocks = spans.iter().map(needed).sum::<usize>() + 2;
+        // A permutation, so that neighbours in a sequence are no neighbours in the cache.
+        let mut free: Vec<u32> = (0..layer_blocks as u32).collect();
+        for i in (1..free.len()).rev() {
+            free.swap(i, random.bits() as usize % (i + 1));
+        }
+        let sequences: Vec<Sequence> = spans
+            .iter()
+            .map(|span| {
+                let len = (span.0 + span.1) * kv_heads * dim;
+                let blocks = free.split_off(free.len() - needed(span));
+                let (start, tokens) = *span;
+                Sequence {
+                    start,
+                    tokens,
+                    k: random.floats(len),
+                    v: random.floats(len),
+                    blocks,
+                }
+            })
+            .collect();
+        let tokens: usize = spans.iter().map(|span| span.1).sum();
+        let q = random.floats(tokens * kv_heads * group * dim);
+        Case {
+            format,
+            kv_heads,
+            group,
+            dim,
+            window,
+            sequences,
+            q,
+            layer_blocks,
+        }
+    }
+
+    fn scale(&self) -> f32 {
+        3.0 / (self.dim as f32).sqrt()
+    }
+
+    /// The spans of all sequences, in one batch.
+    fn spans<'a>(&'a self) -> Vec<Span<'a>> {
+        let mut first = 0;
+        let span = |s: &'a Sequence| {
+            first += s.tokens;
+            Span {
+                first: first - s.tokens,
+                tokens: s.tokens,
+                start: s.start,
+                blocks: &s.blocks,
+            }
+        };
+        self.sequences.iter().map(span).collect()
+    }
+
+    /// The cache after everything was written: first what came before, then the tokens of the call in one batch.
+    fn layer(&self, pool: &Pool) -> KvLayer {
+        let mut layer = KvLayer::new(self.format, self.layer_blocks, self.kv_heads, self.dim).unwrap();
+        let row = self.kv_heads * self.dim;
+        let (mut k, mut v) = (Vec::new(), Vec::new());
+        for s in &self.sequences {
+            let before = Span {
+                first: 0,
+                tokens: s.start,
+                start: 0,
+                blocks: &s.blocks,
+            };
+            kv_write(
+                pool,
+                &mut layer,
+                &s.k[..s.start * row],
+                &s.v[..s.start * row],
+                &[before],
+            );
+            k.extend_from_slice(&s.k[s.start * row..]);
+            v.extend_from_slice(&s.v[s.start * row..]);
+        }
+        kv_write(pool, &mut layer, &k, &v, &self.spans());
+        layer
+    }
+
+    fn run(&self, pool: &Pool, layer: &KvLayer, spans: &[Span<'_>]) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.q.len()];
+        let heads = self.kv_heads * self.group;
+        attend(
+            pool,
+            layer,
+            &self.q,
+            heads,
+            spans,
+            self.scale(),
+            self.window,
+            &mut out,
+        );
+        out
+    }
+
+    fn expected(&self) -> Vec<f32> {
+        let stored = |values: &[f32]| match self.format {
+            KvFormat::F32 => values.to_vec(),
+            KvFormat::F16 => values.iter().map(|&v| f16::from_f32(v).to_f32()).collect(),
+        };
+        let (heads, mut out) = (self.kv_heads * self.group, vec![0.0; self.q.len()]);
+        let mut rest = (&self.q[..], &mut out[..]);
+        for s in &self.sequences {
+            let len = s.tokens * heads * self.dim;
+            let (q, q_rest) = rest.0.split_at(len);
+            let (out, out_rest) = rest.1.split_at_mut(len);
+            let (k, v) = (stored(&s.k), stored(&s.v));
+            let sequence = reference::Sequence {
+                k: &k,
+                v: &v,
+                kv_heads: self.kv_heads,
+                head_dim: self.dim,
+            };
+            reference::attend(sequence, q, heads, s.start, self.scale(), self.window, out);
+            rest = (q_rest, out_rest);
+        }
+        out
+    }
+
+    fn check(&self) {
+        let expected = self.expected();
+        for pool in pools() {
+            let layer = self.layer(&pool);
+            let out = self.run(&pool, &layer, &self.spans());
+            for (i, (out, expected)) in out.iter().zip(&expected).enumerate() {
+                let near = (out - expected).abs() <= ATTEND_ABS_MAX;
+                assert!(near, "{} at {i}: {out} is not {expected}", pool.isa().name());
+            }
+        }
+    }
+}
+
+const FORMATS: [KvFormat; 2] = [KvFormat::F32, KvFormat::F16];
+
+#[test]
+fn head_sizes_groups_and_windows() {
+    for dim in [1, 20, 32, 64, 80, 96, 128, 192, 256] {
+        for (kv_heads, group) in [(1, 1), (2, 3), (1, 5), (1, 40), (3, 2)] {
+            let spans = [(0, 3), (70, 1), (31, 40)];
+            for (format, window) in [(FORMATS[0], None), (FORMATS[1], Some(33)), (FORMATS[1], None)] {
+                Case::new(format, [kv_heads, group, dim], &spans, window, dim as u64).check();
+            }
+        }
+    }
+}
+
+#[test]
+fn no_spans_and_empty_spans_do_nothing() {
+    let case = Case::new(KvFormat::F16, [2, 2, 32], &[(0, 0), (5, 0)], None, 1);
+    case.check();
+    let pool = Pool::new(1).unwrap();
+    case.run(&pool, &case.layer(&pool), &[]);
+}
+
+#[test]
+fn the_cache_keeps_what_was_written_and_nothing_else() {
+    for format in FORMATS {
+        for pool in pools() {
+            let case = Case::new(format, [3, 1, 20], &[(33, 2)], None, 9);
+            let (layer, s) = (case.layer(&pool), &case.sequences[0]);
+            let written = |block: u32, slot: usize| {
+                let index = s.blocks.iter().position(|b| *b == block)?;
+                (index * KV_BLOCK + slot < 35).then_some(index * KV_BLOCK + slot)
+            };
+            for (block, slot, head) in (0..case.layer_blocks as u32)
+                .flat_map(|b| (0..KV_BLOCK).flat_map(move |slot| (0..3).map(move |head| (b, slot, head))))
+            {
+                let (mut k, mut v) = ([f32::NAN; 20], [f32::NAN; 20]);
+                layer.read(block, head, slot, &mut k, &mut v);
+                for d in 0..20 {
+                    let at = written(block, slot).map(|p| (p * 3 + head) * 20 + d);
+                    let stored = |from: &[f32]| match (at, format) {
+                        (None, _) => 0.0,
+                        (Some(at), KvFormat::F32) => from[at],
+                        (Some(at), KvFormat::F16) => f16::from_f32(from[at]).to_f32(),
+                    };
+                    assert_eq!((k[d], v[d]), (stored(&s.k), stored(&s.v)));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_layer_too_large_is_refused() {
+    assert!(KvLayer::new(KvFormat::F16, usize::MAX, 8, 128).is_none());
+    assert!(KvLayer::new(KvFormat::F32, 1 << 40, 8, 128).is_none());
+    assert_eq!(
+        KvLayer::bytes(KvFormat::F16, 2, 8, 128),
+        Some(2 * 2 * 8 * 32 * 128 * 2)
+    );
+    assert_eq!(KvLayer::bytes(KvFormat::F16, usize::MAX / 1000, 8, 128), None);
+    assert!(KvLayer::new(KvFormat::F16, 0, 8, 128).is_some());
+}
+
+#[test]
+#[should_panic(expected = "spans lie one after the other")]
+fn spans_that_overlap_are_refused() {
+    let case = Case::new(KvFormat::F32, [1, 1, 32], &[(0, 3)], None, 1);
+    let pool = Pool::new(1).unwrap();
+    let span = case.spans()[0];
+    case.run(&pool, &case.layer(&pool), &[span, span]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn agrees_with_the_reference(
+        seed: u64,
+        f16: bool,
+        shape in [1_usize..4, 1..6, 1..5],
+        spans in prop::collection::vec((0_usize..130, 0_usize..40), 1..4),
+        window in prop::option::of(1_usize..100),
+    ) {
+        let [kv_heads, group, dim] = shape;
+        Case::new(FORMATS[usize::from(f16)], [kv_heads, group, 32 * dim], &spans, window, seed).check();
+    }
+
+    #[test]
+    fn a_token_is_the_same_alone_and_in_a_batch(
+        seed: u64,
+        f16: bool,
+        group in 1_usize..7,
+        dim in 1_usize..9,
+        spans in prop::collection::vec((0_usize..100, 1_usize..40), 2..4),
+        window in prop::option::of(1_usize..100),
+    ) {
+        let case = Case::new(FORMATS[usize::from(f16)], [2, group, 16 * dim], &spans, window, seed);
+        let row = 2 * group * 16 * dim;
+        for isa in isas() {
+            let (one, three) = (Pool::with_isa(1, isa).unwrap(), Pool::with_isa(3, isa).unwrap());
+            let layer = case.layer(&one);
+            let batch = case.run(&one, &layer, &case.spans());
+            prop_assert_eq!(bits(&batch), bits(&case.run(&three, &case.layer(&three), &case.spans())));
+            for span in case.spans() {
+                for t in 0..span.tokens {
+                    let token = Span { first: span.first + t, tokens: 1, start: span.start + t, ..span };
+                    let alone = case.run(&one, &layer, &[token]);
+                    let at = token.first * row..(token.first + 1) * row;
+                    prop_assert_eq!(bits(&alone[at.clone()]), bits(&batch[at]));
+                }
+            }
+        }
+    }
+}

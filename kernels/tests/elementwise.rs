@@ -1,0 +1,172 @@
+//! Norms, rotation, activation and sums against the reference.
+//!
+//! Invariant under test: rows and values are independent of each other and of the threads.
+
+mod inputs;
+
+use hyprstream_kernels::{
+    Isa, Pool, RopeLayout, add, log_softmax_at, reference, rms_norm, rms_norm_in_place, rope, silu_mul,
+};
+use inputs::{Random, bits, pools};
+use proptest::prelude::*;
+
+/// A sum of squares over up to some thousands of values in chains of 32 or 64, a root, two products.
+const NORM_REL_MAX: f32 = 1e-5;
+/// `exp` to 2e-7, an addition, a division, a product.
+const SILU_REL_MAX: f32 = 1e-6;
+/// Below this, `exp` stands in for anything smaller.
+const SILU_ABS_MAX: f32 = 1e-30;
+/// Two products and their sum, of values within 1.
+const ROPE_ABS_MAX: f32 = 3e-7;
+
+fn near(a: f32, b: f32, rel: f32, abs: f32) -> bool {
+    (a - b).abs() <= rel * b.abs() + abs
+}
+
+fn check_norm(rows: usize, dim: usize, seed: u64) {
+    let mut random = Random(seed);
+    let (x, weight) = (random.floats(rows * dim), random.floats(dim));
+    let mut expected = vec![0.0; x.len()];
+    reference::rms_norm(&x, &weight, 1e-6, &mut expected);
+    for pool in pools() {
+        let mut out = vec![f32::NAN; x.len()];
+        rms_norm(&pool, &x, &weight, 1e-6, &mut out);
+        assert!(
+            out.iter()
+                .zip(&expected)
+                .all(|(o, e)| near(*o, *e, NORM_REL_MAX, 0.0))
+        );
+        let mut in_place = x.clone();
+        rms_norm_in_place(&pool, &mut in_place, &weight, 1e-6);
+        assert_eq!(bits(&in_place), bits(&out));
+        if rows > 0 {
+            let mut last = vec![0.0; dim];
+            rms_norm(&pool, &x[(rows - 1) * dim..], &weight, 1e-6, &mut last);
+            assert_eq!(bits(&last), bits(&out[(rows - 1) * dim..]));
+        }
+    }
+}
+
+fn check_rope(tokens: usize, heads: usize, dim: usize, pairs: usize, layout: RopeLayout, seed: u64) {
+    let mut random = Random(seed);
+    let x = random.floats(tokens * heads * dim);
+    let angles = random.floats(tokens * pairs);
+    let (cos, sin): (Vec<f32>, Vec<f32>) = angles
+        .iter()
+        .map(|a| (7.0 * a).sin_cos())
+        .map(|(s, c)| (c, s))
+        .unzip();
+    let mut expected = x.clone();
+    reference::rope(&mut expected, heads, dim, &cos, &sin, 2 * pairs, layout);
+    for pool in pools() {
+        let mut out = x.clone();
+        rope(&pool, &mut out, heads, dim, &cos, &sin, 2 * pairs, layout);
+        assert!(
+            out.iter()
+                .zip(&expected)
+                .all(|(o, e)| near(*o, *e, 0.0, ROPE_ABS_MAX))
+        );
+        for (out, x) in out.chunks_exact(dim).zip(x.chunks_exact(dim)) {
+            assert_eq!(bits(&out[2 * pairs..]), bits(&x[2 * pairs..]));
+        }
+    }
+}
+
+fn check_elements(len: usize, seed: u64) {
+    let mut random = Random(seed);
+    let gate: Vec<f32> = random.floats(len).iter().map(|g| 30.0 * g).collect();
+    let up = random.floats(len);
+    let (mut activated, mut sum) = (gate.clone(), gate.clone());
+    reference::silu_mul(&mut activated, &up);
+    reference::add(&mut sum, &up);
+    for pool in pools() {
+        let (mut x, mut y) = (gate.clone(), gate.clone());
+        silu_mul(&pool, &mut x, &up);
+        assert!(
+            x.iter()
+                .zip(&activated)
+                .all(|(o, e)| near(*o, *e, SILU_REL_MAX, SILU_ABS_MAX))
+        );
+        add(&pool, &mut y, &up);
+        assert_eq!(bits(&y), bits(&sum));
+    }
+}
+
+#[test]
+fn nothing_and_large_inputs() {
+    for (rows, dim) in [(0, 5), (1, 1), (1, 5120), (700, 128), (40, 1000)] {
+        check_norm(rows, dim, 3);
+    }
+    for len in [0, 1, 15, 4096, 4097, 50_001] {
+        check_elements(len, 4);
+    }
+    for layout in [RopeLayout::Half, RopeLayout::Interleaved] {
+        check_rope(0, 4, 64, 32, layout, 5);
+        check_rope(90, 16, 64, 16, layout, 6);
+        check_rope(2, 3, 10, 0, layout, 7);
+    }
+}
+
+#[test]
+fn silu_far_out() {
+    for pool in pools() {
+        let mut gate = vec![
+            -1e30,
+            -1000.0,
+            -88.0,
+            -0.0,
+            0.0,
+            88.0,
+            1000.0,
+            1e30,
+            f32::INFINITY,
+            f32::NAN,
+        ];
+        silu_mul(&pool, &mut gate, &[1.0; 10]);
+        assert!(gate[0].abs() < 1e-7 && gate[1].abs() < 1e-30 && gate[2].abs() < 1e-35);
+        assert_eq!(gate[3..9], [0.0, 0.0, 88.0, 1000.0, 1e30, f32::INFINITY]);
+        assert!(gate[9].is_nan());
+    }
+}
+
+#[test]
+fn log_softmax_sums_to_one() {
+    let logits: Vec<f32> = Random(8).floats(151_936).iter().map(|l| 20.0 * l).collect();
+    let total: f64 = (0..logits.len())
+        .step_by(997)
+        .map(|i| f64::from(log_softmax_at(&logits, i)).exp())
+        .sum();
+    let expected: f64 = (0..logits.len())
+        .step_by(997)
+        .map(|i| f64::from(reference::log_softmax_at(&logits, i)).exp())
+        .sum();
+    assert!((total - expected).abs() < 1e-6 * expected);
+    assert_eq!(log_softmax_at(&[5.0], 0), 0.0);
+    assert!(log_softmax_at(&[0.0, f32::NEG_INFINITY], 1) == f32::NEG_INFINITY);
+}
+
+#[test]
+fn an_unknown_processor_falls_back() {
+    for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+        assert!(Pool::with_isa(1, isa).unwrap().isa() <= isa);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn norms(rows in 0_usize..9, dim in 1_usize..400, seed: u64) {
+        check_norm(rows, dim, seed);
+    }
+
+    #[test]
+    fn rotations(tokens in 0_usize..5, heads in 1_usize..5, pairs in 0_usize..70, rest in 0_usize..20, half: bool, seed: u64) {
+        let layout = if half { RopeLayout::Half } else { RopeLayout::Interleaved };
+        check_rope(tokens, heads, 2 * pairs + rest + 1, pairs, layout, seed);
+    }
+
+    #[test]
+    fn elements(len in 0_usize..3000, seed: u64) {
+        check_elements(len, seed);
+    }
+}

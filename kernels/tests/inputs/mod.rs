@@ -1,0 +1,77 @@
+//! Inputs for the tests: repeatable random floats, and random blocks of each format with sane scales.
+//!
+//! Invariant: the same seed gives the same input.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use half::{bf16, f16};
+use hyprstream_kernels::{Format, Isa, Pool};
+
+/// A small generator of random numbers (SplitMix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Between -1 and 1.
+    pub fn float(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub fn floats(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.float()).collect()
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.bits() as u8).collect()
+    }
+
+    /// Blocks that hold `values` values.
+    pub fn blocks(&mut self, format: Format, values: usize) -> Vec<u8> {
+        let plain = |bytes: &dyn Fn(f32) -> Vec<u8>, random: &mut Random| {
+            (0..values)
+                .flat_map(|_| bytes(random.float()))
+                .collect::<Vec<u8>>()
+        };
+        let scales_at: &[usize] = match format {
+            Format::F32 => return plain(&|v| v.to_le_bytes().to_vec(), self),
+            Format::F16 => return plain(&|v| f16::from_f32(v).to_le_bytes().to_vec(), self),
+            Format::BF16 => return plain(&|v| bf16::from_f32(v).to_le_bytes().to_vec(), self),
+            Format::Q8_0 | Format::Q4_0 => &[0],
+            Format::Q4_K | Format::Q5_K => &[0, 2],
+            Format::Q6_K => &[208],
+        };
+        let mut bytes = self.bytes(format.row_bytes(values).unwrap());
+        for block in bytes.chunks_exact_mut(format.block_bytes()) {
+            for &at in scales_at {
+                block[at..at + 2].copy_from_slice(&f16::from_f32(self.float() / 64.0).to_le_bytes());
+            }
+        }
+        bytes
+    }
+}
+
+/// Every instruction set that this processor has.
+pub fn isas() -> Vec<Isa> {
+    [Isa::Scalar, Isa::Avx2, Isa::Avx512]
+        .into_iter()
+        .filter(|isa| isa.or_lower() == *isa)
+        .collect()
+}
+
+/// A pool of each instruction set, alone and with company.
+pub fn pools() -> Vec<Pool> {
+    isas()
+        .into_iter()
+        .flat_map(|isa| [1, 3].map(|threads| Pool::with_isa(threads, isa).unwrap()))
+        .collect()
+}
+
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
