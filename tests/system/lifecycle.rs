@@ -1,0 +1,135 @@
+//! Starting, stopping, configuration and memory. Invariant: a daemon that cannot do what it was told says why and ends.
+use hyprstream_tests::{Daemon, Ended, daemon, fixtures, program, wait};
+use std::fs;
+use std::path::Path;
+
+fn folder() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("hyprstream-test-")
+        .tempdir()
+        .unwrap()
+}
+
+fn check(folder: &Path, config: &str) -> Ended {
+    fs::write(folder.join("test.toml"), config).unwrap();
+    program::run(daemon::command(folder).arg("--check-config"))
+}
+
+#[test]
+fn check_config_finds_every_mistake_with_file_and_line() {
+    let folder = folder();
+    check(folder.path(), "").ok();
+    check(folder.path(), "[runtime]\nthreads = 2\nmemory_max = \"50%\"\n").ok();
+    for (config, line, word) in [
+        ("[runtime]\nthreds = 2\n", 2, "threds"),
+        ("[runtimes]\nthreads = 2\n", 1, "runtimes"),
+        ("# fine\n\n[runtime]\nthreads = \"two\"\n", 4, "threads"),
+        ("[generation]\ntemperature = 9.5\n", 2, "temperature"),
+        ("[http]\nbody_max = \"lots\"\n", 2, "body_max"),
+        ("[limits]\nqueue_max = 0\n", 2, "queue_max"),
+        ("[runtime\n", 1, ""),
+    ] {
+        let ended = check(folder.path(), config);
+        assert_eq!(ended.code, Some(1), "{config}: {ended:?}");
+        let said = ended.out + &ended.err;
+        assert!(
+            said.contains(&format!("test.toml:{line}")) && said.contains(word),
+            "{config}: {said}"
+        );
+    }
+    fs::create_dir(folder.path().join("test.d")).unwrap();
+    fs::write(
+        folder.path().join("test.d/10-more.toml"),
+        "[limits]\nnothing = 1\n",
+    )
+    .unwrap();
+    let ended = check(folder.path(), "");
+    assert!((ended.out + &ended.err).contains("10-more.toml:2"));
+}
+
+#[test]
+fn a_wrong_configuration_or_option_does_not_start() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("models")).unwrap();
+    fs::write(folder.path().join("test.toml"), "[runtime]\nthreds = 2\n").unwrap();
+    assert!(
+        program::run(&mut daemon::command(folder.path()))
+            .fails(1)
+            .contains("threds")
+    );
+    let started = |flag: &str| {
+        let mut command = program::command(&program::built("hyprstreamd"), folder.path());
+        program::run(command.arg(flag))
+    };
+    assert!(started("--no-such-flag").fails(2).contains("--no-such-flag"));
+    assert!(started("--version").ok().starts_with("hyprstreamd "));
+}
+
+#[test]
+fn a_second_daemon_in_the_same_place_is_refused() {
+    let first = Daemon::tiny();
+    program::run(&mut daemon::command(first.folder())).fails(1);
+    first
+        .hyp(["ask", "-m", "tiny", "--max-tokens", "2", "hello"])
+        .ok();
+    first.stop();
+}
+
+#[test]
+fn an_idle_daemon_ends_by_itself() {
+    let mut daemon = Daemon::with(
+        &[(fixtures::tiny(), "tiny.gguf")],
+        "[runtime]\nthreads = 1\nidle_exit = \"2s\"\n",
+    );
+    daemon
+        .hyp(["ask", "-m", "tiny", "--max-tokens", "2", "hello"])
+        .ok();
+    assert_eq!(daemon.ended().code(), Some(0), "{}", daemon.log());
+    assert!(!daemon.socket().exists());
+    daemon.hyp(["status"]).fails(3);
+}
+
+#[test]
+fn an_idle_model_is_unloaded() {
+    let config = "[runtime]\nthreads = 1\nidle_unload = \"1s\"\n";
+    let daemon = Daemon::with(&[(fixtures::tiny(), "tiny.gguf")], config);
+    daemon.hyp(["load", "tiny"]).ok();
+    wait::until("it is unloaded", || {
+        (daemon.model("tiny").unwrap()["state"] == "available").then_some(())
+    });
+    daemon
+        .hyp(["ask", "-m", "tiny", "--max-tokens", "2", "hello"])
+        .ok();
+    daemon.stop();
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_refused_with_the_numbers() {
+    let config = "[runtime]\nthreads = 1\nmemory_max = \"2MiB\"\n";
+    let daemon = Daemon::with(&[(fixtures::tiny(), "tiny.gguf")], config);
+    let reply = daemon.post(
+        "/hyprstream/v1/tokenize",
+        &serde_json::json!({"model": "tiny", "text": "hello"}),
+    );
+    assert!(reply.status == 200 || reply.status == 507, "{reply:?}");
+    let said = daemon.hyp(["ask", "-m", "tiny", "hello"]).fails(6);
+    assert!(
+        said.contains("2.0 MiB") || said.contains("2 MiB") || said.contains("2097152"),
+        "{said}"
+    );
+    assert_eq!(daemon.model("tiny").unwrap()["state"], "available");
+    daemon.stop();
+}
+
+#[test]
+fn a_stopped_daemon_leaves_no_socket_and_no_prompt_in_its_log() {
+    let mut daemon = Daemon::tiny();
+    let socket = daemon.socket();
+    daemon
+        .hyp(["ask", "-m", "tiny", "--max-tokens", "4", "the-secret-question"])
+        .ok();
+    daemon.signal(rustix::process::Signal::INT);
+    assert_eq!(daemon.ended().code(), Some(0), "{}", daemon.log());
+    assert!(!socket.exists());
+    assert!(!daemon.log().contains("the-secret-question"));
+}

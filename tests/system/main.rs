@@ -1,0 +1,13 @@
+//! Drives the real daemon over its real socket with the real client. Invariant: a test needs nothing that is not in the
+//! project, or says that it was skipped.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Tests throughout.
+
+mod answers;
+mod autostart;
+mod catalog;
+mod crowd;
+mod foreign;
+mod lifecycle;
+mod refusals;
+mod starter;
+mod wire_scores;

@@ -1,0 +1,42 @@
+//! The model that ships with the project. Invariant: where it is not built yet, these tests say that they were skipped.
+use hyprstream_tests::{Daemon, fixtures};
+
+#[test]
+fn the_starter_model_answers_about_hyprstream() {
+    let Some(starter) = fixtures::starter() else {
+        fixtures::skipped("the starter model: it is absent");
+        return;
+    };
+    assert!(
+        std::fs::metadata(&starter).unwrap().len() <= 8 << 20,
+        "the starter model is larger than 8 MB"
+    );
+    let daemon = Daemon::with(&[(starter, "s.gguf")], "[runtime]\nthreads = 2\n");
+    let ask = |question: &str| {
+        daemon
+            .hyp(["ask", "-m", "s", "-t", "0", "--max-tokens", "120", question])
+            .ok()
+    };
+    let what = ask("What is hyprstream?");
+    assert!(what.contains("hyprstream"), "{what}");
+    let models = ask("How do I list the models?");
+    assert!(models.contains("hyp models"), "{models}");
+    assert_eq!(ask("What is hyprstream?"), what);
+    daemon.stop();
+}
+
+#[test]
+fn the_starter_model_is_the_default_until_there_is_another() {
+    if fixtures::starter().is_none() {
+        fixtures::skipped("the starter model: it is absent");
+        return;
+    }
+    let daemon = Daemon::with(&[], "");
+    daemon.await_model("hyprstream-starter");
+    let default = || daemon.get("/hyprstream/v1/models").json()["default"].clone();
+    assert_eq!(default(), "hyprstream-starter");
+    fixtures::install(&fixtures::tiny(), &daemon.models(), "tiny.gguf");
+    daemon.await_model("tiny");
+    assert_eq!(default(), "tiny");
+    daemon.stop();
+}
