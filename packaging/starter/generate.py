@@ -40,6 +40,9 @@ AMBIGUOUS = {"model", "models", "state", "cache", "temperature", "threads"}
 SYSTEMS = ["You are a helpful assistant.", "You are a helpful AI assistant.", "Answer in one sentence.", "Be brief.", "Answer shortly.", "You are a friendly assistant.",
            "You are hyprstream-starter.", "Answer in plain English.", "Reply politely.", "You answer questions about hyprstream.", "You are a Linux expert.",
            "Be concise and correct.", "You are a system administrator.", "Help the user.", "Speak like a teacher.", "Use simple words.", "You are a pirate.", "Answer with one word."]
+GOAL_LAST = [", how", ", how do I do that", ", which command", ", what do I type", ": which command does that", " - how", ", what is the command", ", what do I do",
+             ", which option", ", how can I do this", ", is that possible", ": how", ", what should I run", "; what is the way", ", tell me how", ", what then"]
+GOAL_FIRST = ["I want to ", "I'd like to ", "I need to ", "suppose I want to ", "", "", "we have to ", "say I want to ", "if I want to ", "I'd rather "]
 AND_ALSO = ["and {q}", "and {q}", "also {q}", "next: {q}", "ok, {q}", "thanks. {q}", "then {q}", "good, and {q}", "what about {q}", "how about {q}"]
 SYLLABLES = "ba be bi bo bu da de do fa fi fo ga go gu ka ke ki ko la le li lo ma me mi mo na ne no pa pe po ra re ri ro sa se si so ta te ti to va vi vo za zo bl gr fl pr tr sh ch ng rk lt nd x y q".split()
 CODE = ["let {a} = {b};", "+    {a}.{b}({c});", "-    {a}({b});", "    return {a};", "def {a}({b}):", "@@ -{n},7 +{n},9 @@ fn {a}", "diff --git a/{a}.rs b/{a}.rs", "index {n}a..{n}f 100644", "--- a/{a}/{b}.c",
@@ -54,12 +57,14 @@ class Intent:
     """One answer and the trees of the questions that it answers."""
 
     def __init__(self, name, trees, answers, generic=()):
-        self.name, self.trees, self.generic, self.answers = name, list(trees), list(generic), answers
+        self.name, self.trees, self.generic, self.answers, self.goals = name, list(trees), list(generic), answers, []
 
     def ask(self, rng, words):
-        use_generic = self.generic and (not self.trees or rng.random() < 0.5)
-        tree = rng.choice(self.generic if use_generic else self.trees)
-        return expand(tree, rng, words), rng.choice(self.answers)
+        answer = rng.choice(self.answers)
+        if self.goals and rng.random() < 0.12:
+            return rng.choice(GOAL_FIRST) + expand(rng.choice(self.goals), rng, words) + rng.choice(GOAL_LAST), answer
+        use_generic = self.generic and (not self.trees or rng.random() < 0.4)
+        return expand(rng.choice(self.generic if use_generic else self.trees), rng, words), answer
 
 
 def with_facts(text, words):
@@ -127,14 +132,29 @@ class Corpus:
                     generic = filled(EXIT_FORMS, self.classes, e=rest)
                 answers = [with_facts(a, self.words) for a in answers]
                 intent = Intent(name, self.trees(patterns), answers, generic)
+                intent.goals = self.goals(patterns)
                 (self.talk if file == "talk" else self.project).extend([intent] * FAVOURED.get(name, 1))
         self.missing(seen)
+        self.more()
         for line in (HERE / "text/linux.txt").read_text().splitlines():
             if line and not line.startswith("#"):
                 command, does, asks = line.split("|")
                 forms = [f"<how> ({'|'.join(asks.split(';'))}) (on linux|in linux|in the shell|in the terminal||)", f"which (linux|) command (can I use to|lets me|do I need to) ({'|'.join(asks.split(';'))})",
                          f"(linux|shell|unix) command to ({'|'.join(asks.split(';'))})", f"what does ({command}|the command {command}|the {command} command) do", f"<what> the {command} command", f"(what is|explain|man) {command} (in linux|on linux)", f"what does the linux command {command} do"]
                 self.linux.append(Intent("linux." + command, [compiled(f, self.classes) for f in forms], [f"`{command}` {does}."]))
+
+    def goals(self, patterns):
+        """What stands behind <how>, to be put first: "list the models, how"."""
+        return self.trees(p.removeprefix("<how> ") for p in patterns if p.startswith("<how> "))
+
+    def more(self):
+        """Adds the patterns of more.txt to the entries of that name."""
+        by_name = {intent.name: intent for intent in self.project + self.talk}
+        for name, patterns, _, _ in read_entries(HERE / "text/more.txt"):
+            if name not in by_name:
+                raise SystemExit(f"more.txt: no entry {name}")
+            by_name[name].trees += self.trees(patterns)
+            by_name[name].goals += self.goals(patterns)
 
     def option_forms(self, name):
         users = [c for c in self.commands if name in self.commands[c].options and c] or ["ask"]
@@ -194,17 +214,17 @@ class Corpus:
     def turn(self, rng):
         """(question, answer)."""
         draw = rng.random()
-        if draw < 0.60:
+        if draw < 0.57:
             intent = rng.choice(self.project)
             question, answer = intent.ask(rng, self.random_words)
             return noisy(question, rng), answer
-        if draw < 0.66:
+        if draw < 0.63:
             question, answer = rng.choice(self.talk).ask(rng, self.random_words)
             return noisy(question, rng, rng.random() < 0.5), answer
-        if draw < 0.69:
+        if draw < 0.66:
             question, answer = rng.choice(self.linux).ask(rng, self.random_words)
             return noisy(question, rng), answer
-        if draw < 0.77:
+        if draw < 0.74:
             if rng.random() < 0.06:
                 return noisy(self.facts.unknown_place(rng), rng), rng.choice(self.unknown_answer)
             question, answer = self.facts.ask(rng)

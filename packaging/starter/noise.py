@@ -41,6 +41,33 @@ explain describe
 request call job
 several many multiple
 own personal
+command instruction
+flag switch option
+shell terminal console
+user account
+number count amount
+choose pick select
+keep hold retain
+send submit pass
+text passage
+talk conversation chat
+ask query
+happens occurs
+mean signify
+running active
+finished done complete
+usual normal default
+forbid prevent
+reduce lower decrease
+raise increase enlarge
+check verify test
+read load
+write print produce output
+wrong incorrect bad
+right correct
+together simultaneously
+automatically itself
+quit leave exit
 """.strip().splitlines()]
 SYNONYMS = {}
 for group in SAME:
@@ -51,7 +78,9 @@ FILLER = set("a an the of to in on for is are do does I it my with at be by me p
 BEFORE = ["hi, ", "hello, ", "please ", "quick question: ", "I wonder, ", "so ", "and ", "um, ", "hey, ", "sorry, ", "ok, ",
           "now ", "question: ", "tell me, ", "say, ", "well, ", "dear model, ", "hyp, ", "excuse me, ", "one more thing: ",
           "I am new here, ", "I just installed hyprstream. ", "can you tell me, ", "do you know ", "I forgot, ", "next: ",
-          "I would like to know: ", "just curious, ", "remind me, ", "for my notes, ", "being a beginner, ", "in a script, "]
+          "I would like to know: ", "just curious, ", "remind me, ", "my colleague asks: ", "I have two questions. first: ", "suppose I am root. ", "I run a small server. ", "hm, ", "right, ",
+          "on my laptop, ", "on debian, ", "good morning, ", "as a normal user, ", "from a shell, ", "what I want to know: ", "last question: ",
+          "help! ", "I read the manual but ", "it is not clear to me ", "somebody asked me ", "would you mind telling me ", "let me ask, ", "for my notes, ", "being a beginner, ", "in a script, "]
 AFTER = [" please", " thanks", " for me", ", please", " exactly", " again", " on linux", " now", " then", " actually",
          ", do you know", ", any idea", " on my server", " on debian", " here", ", thank you", " in practice", " in short",
          " at all", " by the way", ", can you tell me", " quickly", " in general", " these days", " on this box"]

@@ -34,8 +34,13 @@ def new_tokenizer(texts, size: int) -> Tokenizer:
     return tokenizer
 
 
-def encoded(talks, tokenizer):
-    """[(ids, is_answer)] of the talks; the answer's end token belongs to it."""
+OPENING_TOKENS = 12
+
+
+def encoded(talks, tokenizer, openings: float, seed: int):
+    """[(ids, is_answer)] of the talks; the answer's end token belongs to it. A share of the one-turn talks, `openings`, ends
+    after the answer's first tokens: those decide which answer it is, and the rest of it costs most of the time."""
+    draw = random.Random(seed)
     parts, owners = [], []
     for index, talk in enumerate(talks):
         for message in talk:
@@ -51,6 +56,10 @@ def encoded(talks, tokenizer):
     for (index, answer), item in zip(owners, tokenizer.encode_batch_fast(parts)):
         out[index][0].extend(item.ids)
         out[index][1].extend([answer] * len(item.ids))
+    for ids, flags in out:
+        start = flags.index(True)
+        if draw.random() < openings and not any(flags[at] and not flags[at - 1] for at in range(start + 1, len(flags))):
+            del ids[start + OPENING_TOKENS:], flags[start + OPENING_TOKENS:]
     return [(np.array(ids, np.int32), np.array(flags, bool)) for ids, flags in out]
 
 
@@ -86,16 +95,16 @@ def batch(rows, share: float = 0.75):
 class Optimizer:
     """Muon for the matrices inside, AdamW for embedding and norms; one cosine schedule for both."""
 
-    def __init__(self, weights, rate: float, steps: int):
+    def __init__(self, weights, rate: float):
         inner = [w for name, w in weights.items() if w.ndim == 2 and "embed" not in name]
         outer = [w for name, w in weights.items() if w.ndim != 2 or "embed" in name]
         self.parts = [torch.optim.Muon(inner, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
                       torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
-        self.weights, self.rate, self.steps = list(weights.values()), rate, steps
+        self.weights, self.rate = list(weights.values()), rate
 
-    def step(self, at: int):
+    def step(self, at: int, done: float):
         warm = min(1.0, (at + 1) / 60)
-        rate = self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * at / self.steps)))
+        rate = self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         for part in self.parts:
             for group in part.param_groups:
@@ -106,7 +115,7 @@ class Optimizer:
 
 
 def train(args, weights, samples):
-    """Trains in place for at most args.minutes."""
+    """Trains in place for args.steps, or for args.minutes where the clock ends it first."""
     shape = network.SHAPE
     order = random.Random(args.seed)
     kinds = [(args.length, args.tokens // args.length)] + ([(1024, args.tokens // 1024)] if args.long else [])
@@ -115,7 +124,7 @@ def train(args, weights, samples):
         cos, sin = network.angles(shape, length)
         run = torch.compile(network.answer_loss, dynamic=False)
         losses[length] = lambda data, run=run, cos=cos, sin=sin: run(weights, shape, *data, cos, sin)
-    optimizer = Optimizer(weights, args.rate, args.steps)
+    optimizer = Optimizer(weights, args.rate)
     rows = {length: [] for length, _ in kinds}
     mean, began = None, time.time()
     for step in range(args.steps):
@@ -128,12 +137,15 @@ def train(args, weights, samples):
         data, rows[length] = batch(rows[length][:count]), rows[length][count:]
         loss = losses[length](data)
         loss.backward()
-        rate = optimizer.step(step)
+        done = max((step + 1) / args.steps, (time.time() - began) / 60 / args.minutes)
+        rate = optimizer.step(step, min(done, 1.0))
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
         if step in (1, 5) or step % 50 == 49:
             print(f"step {step + 1}/{args.steps} loss {loss.item():.4f} mean {mean:.4f} rate {rate:.2e} {time.time() - began:.0f}s", flush=True)
             if step % 200 == 199:
                 torch.save({n: w.detach() for n, w in weights.items()}, args.out / "weights.pt")
+        if done >= 1:
+            break
 
 
 def main():
@@ -142,6 +154,8 @@ def main():
     args.add_argument("out", type=Path, help="folder for tokenizer, checkpoints and the Hugging Face form")
     args.add_argument("--gguf", type=Path, default=HERE / "hyprstream-starter.gguf")
     args.add_argument("--steps", type=int, default=4000)
+    args.add_argument("--minutes", type=float, default=math.inf, help="end by the clock too; the schedule follows")
+    args.add_argument("--openings", type=float, default=0.6, help="share of one-turn talks cut after the answer's first tokens")
     args.add_argument("--rate", type=float, default=3e-3)
     args.add_argument("--tokens", type=int, default=4096, help="tokens in a step")
     args.add_argument("--length", type=int, default=256)
@@ -156,7 +170,7 @@ def main():
     path = args.out / "tokenizer.json"
     if not path.exists():
         new_tokenizer((m["content"] for talk in talks[:80000] for m in talk), network.SHAPE["vocab_size"]).save(str(path))
-    samples = encoded(talks, Tokenizer.from_file(str(path)))
+    samples = encoded(talks, Tokenizer.from_file(str(path)), args.openings, args.seed)
     del talks
     total = sum(len(s[0]) for s in samples)
     weights = network.new_parameters(network.SHAPE, args.seed)
