@@ -1,0 +1,403 @@
+//! The engine's thread and the handle to it. Invariant: a handle never blocks; it hands over or refuses.
+use crate::options::Options;
+use crate::runtime::{Did, Runtime};
+use crate::{EngineError, Model, Request};
+use hyprstream_kernels::Pool;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often sinks that were not ready are asked again.
+const BLOCKED_POLL: Duration = Duration::from_millis(5);
+/// How long clients get to read their last items when the engine stops.
+const STOP_FLUSH: Duration = Duration::from_millis(500);
+
+/// A handle to the engine; cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    commands: Sender<Command>,
+}
+
+struct Shared {
+    options: Options,
+    isa: &'static str,
+    threads: usize,
+    /// Requests on their way to the engine's thread.
+    arriving: AtomicUsize,
+    /// Requests that wait there.
+    waiting: AtomicUsize,
+    running: AtomicUsize,
+    beats: AtomicU64,
+    draining: AtomicBool,
+    /// Moving average of a request's time, to tell a refused client when to come back.
+    request_ms: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Command {
+    Run(Box<Request>),
+    Unload(Arc<Model>),
+    Stop,
+}
+
+/// What the engine does right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Requests that compute.
+    pub running: usize,
+    /// Requests that wait.
+    pub queued: usize,
+    /// How many may wait.
+    pub queue_max: usize,
+    /// Compute threads.
+    pub threads: usize,
+    /// Instruction set in use.
+    pub isa: &'static str,
+    /// Turns of the engine's loop; stands still only while there is nothing to do or the engine is stuck.
+    pub beats: u64,
+}
+
+/// The engine could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the compute threads: {0}")]
+pub struct StartError(#[from] io::Error);
+
+/// Why a request was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The queue is full.
+    #[error("{queued} requests wait already (at most {queue_max}); try again in {retry_ms} ms")]
+    Busy {
+        /// Requests that wait.
+        queued: usize,
+        /// The limit.
+        queue_max: usize,
+        /// A guess at when there is room.
+        retry_ms: u64,
+    },
+    /// The daemon stops.
+    #[error("the daemon is stopping; try again in a moment")]
+    Stopping,
+    /// There is nothing to continue.
+    #[error("the prompt is empty; give at least one token")]
+    EmptyPrompt,
+    /// The prompt does not fit, or leaves no room for an answer.
+    #[error(
+        "the prompt has {prompt} tokens, and the context holds {context}; shorten it or use a model with more"
+    )]
+    ContextExceeded {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens that fit.
+        context: usize,
+    },
+    /// A token id that the model does not have.
+    #[error("token {token} is not in the vocabulary; ids go from 0 to {last}")]
+    BadToken {
+        /// The id.
+        token: u32,
+        /// The largest one.
+        last: u32,
+    },
+}
+
+impl Engine {
+    /// Starts the engine's thread and its compute threads.
+    pub fn start(options: Options) -> Result<Engine, StartError> {
+        let options = options.clamped();
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism()?.get(),
+            n => n,
+        };
+        let pool = Arc::new(Pool::new(threads)?);
+        let (commands, inbox) = channel();
+        let shared = Arc::new(Shared {
+            options,
+            isa: pool.isa().name(),
+            threads,
+            arriving: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            beats: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            request_ms: AtomicU64::new(1000),
+            thread: Mutex::new(None),
+        });
+        let worker = Worker {
+            shared: shared.clone(),
+            inbox,
+            pool,
+            runtimes: Vec::new(),
+            blocked: false,
+        };
+        let thread = std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || worker.run())?;
+        *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(Engine { shared, commands })
+    }
+
+    /// What it was started with, with every number in its range.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// Hands a request over. Never blocks.
+    pub fn submit(&self, request: Request) -> Result<(), SubmitError> {
+        let shared = &self.shared;
+        if shared.draining.load(Ordering::Acquire) {
+            return Err(SubmitError::Stopping);
+        }
+        self.check(&request)?;
+        let (queue_max, waiting) = (shared.options.queue_max, shared.waiting.load(Ordering::Acquire));
+        let room = |arriving| (arriving + waiting < queue_max).then_some(arriving + 1);
+        if let Err(arriving) = shared
+            .arriving
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, room)
+        {
+            let queued = arriving + waiting;
+            return Err(SubmitError::Busy {
+                queued,
+                queue_max,
+                retry_ms: self.retry_ms(queued),
+            });
+        }
+        self.commands
+            .send(Command::Run(Box::new(request)))
+            .map_err(|_| SubmitError::Stopping)
+    }
+
+    fn check(&self, request: &Request) -> Result<(), SubmitError> {
+        let config = request.model.config();
+        let (prompt, context) = (request.tokens.len(), self.shared.options.context_of(config));
+        if prompt == 0 {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        if prompt + usize::from(request.sampling.max_tokens > 0) > context {
+            return Err(SubmitError::ContextExceeded { prompt, context });
+        }
+        match request
+            .tokens
+            .iter()
+            .find(|&&token| token as usize >= config.vocab)
+        {
+            Some(&token) => Err(SubmitError::BadToken {
+                token,
+                last: config.vocab.saturating_sub(1) as u32,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn retry_ms(&self, queued: usize) -> u64 {
+        let rounds = queued.div_ceil(self.shared.options.sequences_max) as u64;
+        self.shared
+            .request_ms
+            .load(Ordering::Relaxed)
+            .saturating_mul(rounds)
+            .clamp(100, 30_000)
+    }
+
+    /// Frees a model's cache and buffers once its requests are through.
+    pub fn unload(&self, model: &Arc<Model>) {
+        // A send fails only when the engine has stopped, and then everything is free.
+        let _ = self.commands.send(Command::Unload(model.clone()));
+    }
+
+    /// What it does right now.
+    pub fn stats(&self) -> Stats {
+        let shared = &self.shared;
+        Stats {
+            running: shared.running.load(Ordering::Relaxed),
+            queued: shared.arriving.load(Ordering::Relaxed) + shared.waiting.load(Ordering::Relaxed),
+            queue_max: shared.options.queue_max,
+            threads: shared.threads,
+            isa: shared.isa,
+            beats: shared.beats.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Refuses new requests from now on; those at work go on.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing waits or runs.
+    pub fn is_idle(&self) -> bool {
+        let stats = self.stats();
+        stats.running == 0 && stats.queued == 0
+    }
+
+    /// Ends what still waits or runs with [`EngineError::Stopping`] and waits for the thread to end.
+    pub fn stop(&self) {
+        self.drain();
+        let _ = self.commands.send(Command::Stop);
+        let thread = self
+            .shared
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            // Its panics were caught and logged as faults; there is nothing left to report here.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    inbox: Receiver<Command>,
+    pool: Arc<Pool>,
+    runtimes: Vec<Resident>,
+    /// The last turn computed nothing, though there are sequences.
+    blocked: bool,
+}
+
+struct Resident {
+    runtime: Runtime,
+    /// Goes once it is empty.
+    retiring: bool,
+    /// Its step panicked: takes nothing new and computes nothing, only its last items still go out.
+    broken: bool,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while self.take_commands() {
+            self.turn();
+            self.publish();
+        }
+        self.stop();
+    }
+
+    /// Takes what has arrived; waits for it if there is nothing to compute. False when it is time to stop.
+    fn take_commands(&mut self) -> bool {
+        let idle = self.runtimes.iter().all(|r| r.runtime.is_empty());
+        let first = if idle {
+            match self.inbox.recv() {
+                Ok(command) => Some(command),
+                Err(_) => return false,
+            }
+        } else if self.blocked {
+            match self.inbox.recv_timeout(BLOCKED_POLL) {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        } else {
+            None
+        };
+        if first.is_some_and(|command| !self.obey(command)) {
+            return false;
+        }
+        while let Ok(command) = self.inbox.try_recv() {
+            if !self.obey(command) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn obey(&mut self, command: Command) -> bool {
+        match command {
+            Command::Run(request) => {
+                self.accept(*request);
+                self.publish();
+                self.shared.arriving.fetch_sub(1, Ordering::AcqRel);
+            }
+            Command::Unload(model) => {
+                for resident in self
+                    .runtimes
+                    .iter_mut()
+                    .filter(|r| Arc::ptr_eq(r.runtime.model(), &model))
+                {
+                    resident.retiring = true;
+                }
+                self.runtimes.retain(|r| !(r.retiring && r.runtime.is_empty()));
+            }
+            Command::Stop => return false,
+        }
+        true
+    }
+
+    fn accept(&mut self, mut request: Request) {
+        let found = self
+            .runtimes
+            .iter_mut()
+            .find(|r| !r.broken && Arc::ptr_eq(r.runtime.model(), &request.model));
+        if let Some(resident) = found {
+            resident.retiring = false;
+            return resident.runtime.accept(request);
+        }
+        match Runtime::new(request.model.clone(), self.pool.clone(), &self.shared.options) {
+            Some(mut runtime) => {
+                runtime.accept(request);
+                self.runtimes.push(Resident {
+                    runtime,
+                    retiring: false,
+                    broken: false,
+                });
+            }
+            None => {
+                let error = EngineError::OutOfMemory {
+                    model: request.model.name().to_owned(),
+                };
+                request.sink.send(Err(error));
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        let now = Instant::now();
+        let request_ms = &self.shared.request_ms;
+        let mut ended = |sequence: &crate::sequence::Sequence| {
+            let mean = request_ms.load(Ordering::Relaxed);
+            request_ms.store((mean * 7 + sequence.age_ms()) / 8, Ordering::Relaxed);
+        };
+        self.blocked = true;
+        self.runtimes.retain_mut(|resident| {
+            let did = resident.runtime.step(now, &mut ended);
+            self.blocked &= did != Did::Work;
+            resident.broken |= did == Did::Broke;
+            !((resident.retiring || resident.broken) && resident.runtime.is_empty())
+        });
+    }
+
+    fn publish(&self) {
+        let (waiting, running) = self.runtimes.iter().fold((0, 0), |(waiting, running), r| {
+            (waiting + r.runtime.waiting(), running + r.runtime.running())
+        });
+        self.shared.waiting.store(waiting, Ordering::Release);
+        self.shared.running.store(running, Ordering::Release);
+        self.shared.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn stop(mut self) {
+        self.shared.draining.store(true, Ordering::Release);
+        while let Ok(command) = self.inbox.try_recv() {
+            if let Command::Run(mut request) = command
+                && request.sink.ready()
+            {
+                request.sink.send(Err(EngineError::Stopping));
+            }
+        }
+        for resident in &mut self.runtimes {
+            resident.runtime.fail_all(&EngineError::Stopping);
+        }
+        let deadline = Instant::now() + STOP_FLUSH;
+        while self.runtimes.iter().any(|r| !r.runtime.is_empty()) && Instant::now() < deadline {
+            for resident in &mut self.runtimes {
+                resident.runtime.step(Instant::now(), &mut |_| {});
+            }
+            std::thread::sleep(BLOCKED_POLL);
+        }
+        self.shared.running.store(0, Ordering::Release);
+        self.shared.waiting.store(0, Ordering::Release);
+        self.shared.arriving.store(0, Ordering::Release);
+    }
+}

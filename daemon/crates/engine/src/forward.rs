@@ -1,0 +1,314 @@
+//! The forward step of a decoder over a ragged batch: tokens of several sequences in, logits out. Invariant: after
+//! [`Runner::new`] nothing is allocated.
+//!
+//! Shapes are `[tokens, width]`, row-major, float32; a step's tokens are those of its slices, one slice after another.
+use crate::options::{LOGIT_ROWS, SEQUENCES_MAX};
+use crate::{KvCache, Model, Options};
+use hyprstream_kernels as kernels;
+use hyprstream_kernels::{Output, Pool, Span};
+use hyprstream_model::{Config, Layer};
+use std::sync::Arc;
+
+/// The next tokens of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'a> {
+    /// Token ids, each below the vocabulary's length.
+    pub tokens: &'a [u32],
+    /// Position of the first of them.
+    pub start: usize,
+    /// Blocks of the KV cache with room for all positions up to the last.
+    pub blocks: &'a [u32],
+    /// Which logits are wanted.
+    pub logits: Logits,
+}
+
+/// Which tokens' logits a step computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// None: more of the prompt follows.
+    None,
+    /// Those of the last token.
+    Last,
+    /// Those of every token.
+    All,
+}
+
+/// A model with its KV cache and buffers.
+pub struct Runner {
+    model: Arc<Model>,
+    pool: Arc<Pool>,
+    cache: KvCache,
+    inverse_frequencies: Vec<f32>,
+    rope_scale: f32,
+    buffers: Buffers,
+}
+
+struct Buffers {
+    tokens_max: usize,
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    attended: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+impl Buffers {
+    fn new(config: &Config, tokens_max: usize) -> Option<Buffers> {
+        let rows = |width: usize| zeroed(tokens_max.checked_mul(width)?);
+        let heads = config.heads.checked_mul(config.head_dim)?;
+        let kv_heads = config.kv_heads.checked_mul(config.head_dim)?;
+        Some(Buffers {
+            tokens_max,
+            x: rows(config.hidden)?,
+            normed: rows(config.hidden)?,
+            q: rows(heads)?,
+            k: rows(kv_heads)?,
+            v: rows(kv_heads)?,
+            attended: rows(heads)?,
+            gate: rows(config.ffn)?,
+            up: rows(config.ffn)?,
+            cos: rows(config.rope.dims / 2)?,
+            sin: rows(config.rope.dims / 2)?,
+            logits: zeroed(config.vocab.checked_mul(LOGIT_ROWS)?)?,
+        })
+    }
+}
+
+fn zeroed(len: usize) -> Option<Vec<f32>> {
+    let mut probe: Vec<f32> = Vec::new();
+    probe.try_reserve_exact(len).ok()?;
+    drop(probe);
+    // `vec!` asks the allocator for zeroed pages, which stay untouched until a step needs them.
+    Some(vec![0.0; len])
+}
+
+impl Runner {
+    /// Buffers and cache for this model. `None` if there is no memory for them.
+    pub fn new(model: Arc<Model>, pool: Arc<Pool>, options: &Options) -> Option<Runner> {
+        let config = model.config();
+        let factors = model.weights().rope_factors.as_deref();
+        let cache = KvCache::new(config, options.kv_format, options.kv_blocks())?;
+        let buffers = Buffers::new(config, options.step_tokens_max())?;
+        let inverse_frequencies = config.rope.inverse_frequencies(factors);
+        let rope_scale = config.rope.attention_factor();
+        Some(Runner {
+            model,
+            pool,
+            cache,
+            inverse_frequencies,
+            rope_scale,
+            buffers,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The KV cache, to make room in it.
+    pub fn cache(&mut self) -> &mut KvCache {
+        &mut self.cache
+    }
+
+    /// Tokens that one step takes at most.
+    pub fn step_tokens_max(&self) -> usize {
+        self.buffers.tokens_max
+    }
+
+    /// Computes one step and hands every wanted row of logits to `on_logits(slice, token in slice, logits [vocab])`, in
+    /// order. Slices beyond [`SEQUENCES_MAX`] or tokens beyond [`Runner::step_tokens_max`] are the caller's mistake.
+    pub fn step(&mut self, slices: &[Slice<'_>], on_logits: &mut dyn FnMut(usize, usize, &mut [f32])) {
+        let tokens: usize = slices.iter().map(|s| s.tokens.len()).sum();
+        assert!(
+            tokens <= self.buffers.tokens_max && slices.len() <= SEQUENCES_MAX,
+            "the step is too large"
+        );
+        let mut spans = [Span {
+            first: 0,
+            tokens: 0,
+            start: 0,
+            blocks: &[],
+        }; SEQUENCES_MAX];
+        let mut first = 0;
+        for (span, slice) in spans.iter_mut().zip(slices) {
+            *span = Span {
+                first,
+                tokens: slice.tokens.len(),
+                start: slice.start,
+                blocks: slice.blocks,
+            };
+            first += slice.tokens.len();
+        }
+        let spans = &spans[..slices.len()];
+        self.embed(slices);
+        self.turn(spans);
+        for index in 0..self.model.config().layers {
+            self.layer(index, tokens, spans);
+        }
+        self.head(slices, spans, on_logits);
+    }
+
+    fn embed(&mut self, slices: &[Slice<'_>]) {
+        let hidden = self.model.config().hidden;
+        let embed = self.model.weights().embed.as_ref();
+        let tokens = slices.iter().flat_map(|s| s.tokens);
+        for (row, &token) in self.buffers.x.chunks_exact_mut(hidden).zip(tokens) {
+            kernels::decode_row(embed.format, embed.row(token as usize), row);
+        }
+    }
+
+    /// Cosines and sines of the positions in this step. Angles are float32 products, as in transformers.
+    fn turn(&mut self, spans: &[Span<'_>]) {
+        let half = self.inverse_frequencies.len();
+        if half == 0 {
+            return;
+        }
+        let b = &mut self.buffers;
+        let rows = b.cos.chunks_exact_mut(half).zip(b.sin.chunks_exact_mut(half));
+        let positions = spans.iter().flat_map(|s| s.start..s.start + s.tokens);
+        for ((cos, sin), position) in rows.zip(positions) {
+            for ((c, s), frequency) in cos.iter_mut().zip(sin).zip(&self.inverse_frequencies) {
+                let (sine, cosine) = (position as f32 * frequency).sin_cos();
+                (*c, *s) = (cosine * self.rope_scale, sine * self.rope_scale);
+            }
+        }
+    }
+
+    fn layer(&mut self, index: usize, tokens: usize, spans: &[Span<'_>]) {
+        let config = self.model.config();
+        let layer = &self.model.weights().layers[index];
+        let pool = &*self.pool;
+        let b = &mut self.buffers;
+        let (heads, kv_heads, dim) = (config.heads, config.kv_heads, config.head_dim);
+        let x = &mut b.x[..tokens * config.hidden];
+        let normed = &mut b.normed[..tokens * config.hidden];
+        let q = &mut b.q[..tokens * heads * dim];
+        let k = &mut b.k[..tokens * kv_heads * dim];
+        let v = &mut b.v[..tokens * kv_heads * dim];
+        let attended = &mut b.attended[..tokens * heads * dim];
+
+        kernels::rms_norm(pool, x, &layer.attn_norm, config.norm_eps, normed);
+        project(pool, layer, normed, q, k, v);
+        if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
+            kernels::rms_norm_in_place(pool, q, q_norm, config.norm_eps);
+            kernels::rms_norm_in_place(pool, k, k_norm, config.norm_eps);
+        }
+        let (dims, layout) = (config.rope.dims, config.rope.layout);
+        let (cos, sin) = (&b.cos[..tokens * (dims / 2)], &b.sin[..tokens * (dims / 2)]);
+        kernels::rope(pool, q, heads, dim, cos, sin, dims, layout);
+        kernels::rope(pool, k, kv_heads, dim, cos, sin, dims, layout);
+
+        let cache = &mut self.cache.layers[index];
+        kernels::kv_write(pool, cache, k, v, spans);
+        let scale = 1.0 / (dim as f32).sqrt();
+        kernels::attend(
+            pool,
+            cache,
+            q,
+            heads,
+            spans,
+            scale,
+            config.windows[index],
+            attended,
+        );
+        kernels::matmul(pool, layer.o.as_ref(), attended, None, normed);
+        kernels::add(pool, x, normed);
+
+        kernels::rms_norm(pool, x, &layer.ffn_norm, config.norm_eps, normed);
+        let gate = &mut b.gate[..tokens * config.ffn];
+        let up = &mut b.up[..tokens * config.ffn];
+        let outputs = &mut [
+            Output {
+                w: layer.gate.as_ref(),
+                bias: None,
+                y: gate,
+            },
+            Output {
+                w: layer.up.as_ref(),
+                bias: None,
+                y: up,
+            },
+        ];
+        kernels::matmul_many(pool, normed, outputs);
+        kernels::silu_mul(pool, gate, up);
+        kernels::matmul(pool, layer.down.as_ref(), gate, None, normed);
+        kernels::add(pool, x, normed);
+    }
+
+    fn head(
+        &mut self,
+        slices: &[Slice<'_>],
+        spans: &[Span<'_>],
+        on_logits: &mut dyn FnMut(usize, usize, &mut [f32]),
+    ) {
+        let mut rows = [(0usize, 0usize); LOGIT_ROWS];
+        let mut count = 0;
+        for (index, (slice, span)) in slices.iter().zip(spans).enumerate() {
+            let wanted = match slice.logits {
+                Logits::None => continue,
+                Logits::Last => slice.tokens.len().saturating_sub(1)..slice.tokens.len(),
+                Logits::All => 0..slice.tokens.len(),
+            };
+            for at in wanted {
+                self.gather(span.first + at, count);
+                rows[count] = (index, at);
+                count += 1;
+                if count == LOGIT_ROWS {
+                    self.logits(&rows[..count], on_logits);
+                    count = 0;
+                }
+            }
+        }
+        self.logits(&rows[..count], on_logits);
+    }
+
+    /// Copies the final state of a token into `normed`, which is free once the last layer is through.
+    fn gather(&mut self, token: usize, slot: usize) {
+        let hidden = self.model.config().hidden;
+        let state = &self.buffers.x[token * hidden..(token + 1) * hidden];
+        self.buffers.normed[slot * hidden..(slot + 1) * hidden].copy_from_slice(state);
+    }
+
+    fn logits(&mut self, rows: &[(usize, usize)], on_logits: &mut dyn FnMut(usize, usize, &mut [f32])) {
+        if rows.is_empty() {
+            return;
+        }
+        let (config, weights) = (self.model.config(), self.model.weights());
+        let b = &mut self.buffers;
+        let states = &mut b.normed[..rows.len() * config.hidden];
+        kernels::rms_norm_in_place(&self.pool, states, &weights.output_norm, config.norm_eps);
+        let logits = &mut b.logits[..rows.len() * config.vocab];
+        kernels::matmul(&self.pool, weights.output.as_ref(), states, None, logits);
+        for (&(slice, at), logits) in rows.iter().zip(logits.chunks_exact_mut(config.vocab)) {
+            on_logits(slice, at, logits);
+        }
+    }
+}
+
+fn project(pool: &Pool, layer: &Layer, x: &[f32], q: &mut [f32], k: &mut [f32], v: &mut [f32]) {
+    let outputs = &mut [
+        Output {
+            w: layer.q.as_ref(),
+            bias: layer.q_bias.as_deref(),
+            y: q,
+        },
+        Output {
+            w: layer.k.as_ref(),
+            bias: layer.k_bias.as_deref(),
+            y: k,
+        },
+        Output {
+            w: layer.v.as_ref(),
+            bias: layer.v_bias.as_deref(),
+            y: v,
+        },
+    ];
+    kernels::matmul_many(pool, x, outputs);
+}

@@ -1,0 +1,334 @@
+//! One request on its way through the engine: its tokens, its blocks, its text. Invariant: positions below `cached` are
+//! in the KV cache, and every token but the newest was reported before the next is chosen.
+use crate::emit::Outlet;
+use crate::forward::{Logits, Slice};
+use crate::sampling::{Candidates, Chosen, log_sum_exp, top_logprobs};
+use crate::stop::{Matched, StopMatcher};
+use crate::{BlockTable, EngineError, Model, Progress, Request, Sampler, SamplingParams};
+use hyprstream_model::DecodeStream;
+use hyprstream_protocol::{Event, FinishReason, JobState, Timings, TokenEvent, TokenLogprob, Usage};
+use std::sync::Arc;
+use std::time::Instant;
+
+pub struct Sequence {
+    pub id: String,
+    pub model: Arc<Model>,
+    pub tokens: Vec<u32>,
+    /// How many of the tokens were given.
+    pub prompt: usize,
+    pub table: BlockTable,
+    /// Positions in the KV cache.
+    pub cached: usize,
+    /// Tokens in the step at hand; 0 if it rests.
+    pub planned: usize,
+    pub outlet: Outlet,
+    pub progress: Arc<Progress>,
+    voice: Voice,
+    text: Text,
+    /// Prompt tokens whose events are out, where `echo` was asked for.
+    reported: usize,
+    echo: bool,
+    clock: Clock,
+}
+
+/// What turns logits into tokens, apart from the tokens themselves, so that a step can read those meanwhile.
+pub struct Voice {
+    sampler: Sampler,
+    chosen: Option<Option<Chosen>>,
+    heard: Vec<Chosen>,
+    prompt: usize,
+    reported: usize,
+}
+
+struct Text {
+    decode: Option<DecodeStream>,
+    stop: StopMatcher,
+}
+
+struct Clock {
+    came: Instant,
+    started: Option<Instant>,
+    prefilled: Option<Instant>,
+}
+
+/// Whether a sequence goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Goes,
+    Ended,
+}
+
+impl Sequence {
+    pub fn new(request: Request, context: usize) -> Sequence {
+        let Request {
+            id,
+            model,
+            mut tokens,
+            sampling,
+            echo,
+            progress,
+            sink,
+            ..
+        } = request;
+        let prompt = tokens.len();
+        let longest = prompt.saturating_add(sampling.max_tokens).min(context);
+        tokens.reserve_exact(longest.saturating_sub(prompt));
+        progress.set_prompt_tokens(prompt as u32);
+        progress.set_state(JobState::Queued);
+        let decode = model.tokenizer().map(|tokenizer| tokenizer.stream(&tokens));
+        let stop = StopMatcher::new(sampling.stop.clone());
+        let voice = Voice {
+            sampler: Sampler::new(sampling),
+            chosen: None,
+            heard: Vec::new(),
+            prompt,
+            reported: 0,
+        };
+        Sequence {
+            id,
+            table: BlockTable::with_capacity(longest),
+            tokens,
+            prompt,
+            cached: 0,
+            planned: 0,
+            outlet: Outlet::new(sink),
+            progress,
+            voice,
+            text: Text { decode, stop },
+            reported: 0,
+            echo,
+            clock: Clock {
+                came: Instant::now(),
+                started: None,
+                prefilled: None,
+            },
+            model,
+        }
+    }
+
+    pub fn params(&self) -> &SamplingParams {
+        self.voice.sampler.params()
+    }
+
+    /// Tokens that are not in the KV cache yet.
+    pub fn pending(&self) -> usize {
+        self.tokens.len() - self.cached
+    }
+
+    fn generated(&self) -> usize {
+        self.tokens.len() - self.prompt
+    }
+
+    fn wants_prompt_logprobs(&self) -> bool {
+        self.echo && self.params().logprobs.is_some()
+    }
+
+    /// Reports that it runs; again after an eviction it stays silent.
+    pub fn start(&mut self) {
+        self.progress.set_state(JobState::Running);
+        if self.clock.started.is_some() {
+            return;
+        }
+        self.clock.started = Some(Instant::now());
+        let model = self.model.name().to_owned();
+        self.outlet.push(Ok(Event::Started {
+            id: self.id.clone(),
+            model,
+            prompt_tokens: self.prompt as u32,
+        }));
+        if self.echo {
+            // With log-probabilities the others follow as they are computed.
+            let known = if self.wants_prompt_logprobs() {
+                1
+            } else {
+                self.prompt
+            };
+            for &token in &self.tokens[..known] {
+                let text = self.model.piece(token);
+                self.outlet.push(Ok(Event::Prompt(TokenEvent {
+                    text,
+                    token: Some(token),
+                    ..TokenEvent::default()
+                })));
+            }
+            self.reported = known;
+        }
+    }
+
+    /// Whether there is nothing to compute: no answer and no log-probabilities wanted.
+    pub fn is_trivial(&self) -> bool {
+        self.params().max_tokens == 0 && (!self.wants_prompt_logprobs() || self.prompt < 2)
+    }
+
+    /// The step's view of this sequence: what to compute, all tokens, and what hears the logits.
+    pub fn parts(&mut self) -> (Slice<'_>, &[u32], &mut Voice) {
+        let end = self.cached + self.planned;
+        let last = end == self.tokens.len() && self.voice.sampler.params().max_tokens > 0;
+        let unheard = self.wants_prompt_logprobs() && end.min(self.prompt - 1) >= self.reported.max(1);
+        let logits = match (unheard, last) {
+            (true, _) => Logits::All,
+            (false, true) => Logits::Last,
+            (false, false) => Logits::None,
+        };
+        self.voice.reported = self.reported;
+        let slice = Slice {
+            tokens: &self.tokens[self.cached..end],
+            start: self.cached,
+            blocks: self.table.blocks(),
+            logits,
+        };
+        (slice, &self.tokens, &mut self.voice)
+    }
+
+    /// Takes in what the step computed.
+    pub fn advance(&mut self, context: usize) -> Result<Next, EngineError> {
+        self.cached += std::mem::take(&mut self.planned);
+        self.report_prompt();
+        if self.cached < self.tokens.len() {
+            return Ok(Next::Goes);
+        }
+        self.clock.prefilled.get_or_insert_with(Instant::now);
+        if self.params().max_tokens == 0 {
+            self.finish(FinishReason::Length, String::new());
+            return Ok(Next::Ended);
+        }
+        match self.voice.chosen.take() {
+            Some(Some(chosen)) => Ok(self.speak(chosen, context)),
+            Some(None) => Err(EngineError::NotFinite {
+                model: self.model.name().to_owned(),
+            }),
+            None => Err(EngineError::Fault),
+        }
+    }
+
+    fn report_prompt(&mut self) {
+        for heard in std::mem::take(&mut self.voice.heard) {
+            let text = self.model.piece(heard.token);
+            self.outlet
+                .push(Ok(Event::Prompt(token_event(&self.model, heard, text))));
+            self.reported += 1;
+        }
+    }
+
+    fn speak(&mut self, chosen: Chosen, context: usize) -> Next {
+        if self.model.is_end(chosen.token) {
+            let rest = self.text.end();
+            self.finish(FinishReason::Stop, rest);
+            return Next::Ended;
+        }
+        self.tokens.push(chosen.token);
+        self.progress.set_completion_tokens(self.generated() as u32);
+        let (text, stopped) = match self.text.push(chosen.token) {
+            Matched::Text(text) => (text, false),
+            Matched::Stop(text) => (text, true),
+        };
+        let event = token_event(&self.model, chosen, text);
+        self.outlet.push(Ok(Event::Token(event)));
+        if stopped {
+            self.finish(FinishReason::Stop, String::new());
+            return Next::Ended;
+        }
+        if self.generated() >= self.params().max_tokens || self.tokens.len() >= context {
+            let rest = self.text.end();
+            self.finish(FinishReason::Length, rest);
+            return Next::Ended;
+        }
+        Next::Goes
+    }
+
+    /// Lets `rest` out and says that the answer is complete.
+    pub fn finish(&mut self, reason: FinishReason, rest: String) {
+        if !rest.is_empty() {
+            self.outlet.push(Ok(Event::Token(TokenEvent {
+                text: rest,
+                ..TokenEvent::default()
+            })));
+        }
+        let usage = Usage {
+            prompt_tokens: self.prompt as u32,
+            completion_tokens: self.generated() as u32,
+        };
+        self.outlet.push(Ok(Event::Done {
+            reason,
+            usage,
+            timings: self.clock.timings(),
+        }));
+    }
+
+    /// Ends the answer where the context ends: there is no room for one more token.
+    pub fn finish_full(&mut self) {
+        let rest = self.text.end();
+        self.finish(FinishReason::Length, rest);
+    }
+
+    /// Milliseconds since the request came.
+    pub fn age_ms(&self) -> u64 {
+        self.clock.came.elapsed().as_millis() as u64
+    }
+}
+
+impl Voice {
+    /// Hears the logits of the token at `position`.
+    pub fn hear(&mut self, position: usize, tokens: &[u32], logits: &mut [f32], candidates: &mut Candidates) {
+        let next = position + 1;
+        if next == tokens.len() {
+            if self.sampler.params().max_tokens > 0 {
+                self.chosen = Some(self.sampler.choose(logits, tokens, self.prompt, candidates));
+            }
+        } else if next < self.prompt && next >= self.reported {
+            let token = tokens[next];
+            let normalizer = log_sum_exp(logits);
+            let logprob = normalizer.map(|n| (f64::from(logits[token as usize]) - n) as f32);
+            let count = usize::from(self.sampler.params().logprobs.unwrap_or(0));
+            let top = normalizer.map_or_else(Vec::new, |n| top_logprobs(logits, n, count, candidates));
+            self.heard.push(Chosen { token, logprob, top });
+        }
+    }
+}
+
+impl Text {
+    fn push(&mut self, token: u32) -> Matched {
+        let text = self.decode.as_mut().map(|d| d.push(token)).unwrap_or_default();
+        self.stop.push(text)
+    }
+
+    /// What was held back, at the end of the answer.
+    fn end(&mut self) -> String {
+        let tail = self.decode.as_mut().map(DecodeStream::finish).unwrap_or_default();
+        match self.stop.push(tail) {
+            Matched::Text(text) => text + &self.stop.finish(),
+            Matched::Stop(text) => text,
+        }
+    }
+}
+
+impl Clock {
+    fn timings(&self) -> Timings {
+        let now = Instant::now();
+        let started = self.started.unwrap_or(now);
+        let prefilled = self.prefilled.unwrap_or(now);
+        let ms = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
+        Timings {
+            queue_ms: ms(self.came, started),
+            prefill_ms: ms(started, prefilled),
+            decode_ms: ms(prefilled, now),
+        }
+    }
+}
+
+fn token_event(model: &Model, chosen: Chosen, text: String) -> TokenEvent {
+    let top = chosen.top.into_iter();
+    let top = top
+        .map(|(token, logprob)| TokenLogprob {
+            token,
+            text: model.piece(token),
+            logprob,
+        })
+        .collect();
+    TokenEvent {
+        text,
+        token: Some(chosen.token),
+        logprob: chosen.logprob,
+        top,
+    }
+}

@@ -1,0 +1,389 @@
+//! The engine's thread under load: what a request gets must not depend on who else runs, waits, leaves or stalls.
+use hyprstream_engine::{
+    Engine, EngineError, Model, Options, Progress, Request, SamplingParams, Sink, SubmitError,
+};
+use hyprstream_kernels::KvFormat;
+use hyprstream_protocol::{Event, FinishReason, Sampling};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn model() -> Arc<Model> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/golden/archs/qwen3/hf");
+    Arc::new(Model::load("tiny", &path, &mut |_, _| {}).unwrap())
+}
+
+#[derive(Default)]
+struct Inbox {
+    items: Mutex<Vec<Result<Event, EngineError>>>,
+    arrived: Condvar,
+    closed: AtomicBool,
+    full: AtomicBool,
+}
+
+struct Tap(Arc<Inbox>);
+
+impl Sink for Tap {
+    fn ready(&self) -> bool {
+        !self.0.full.load(Ordering::Relaxed)
+    }
+    fn closed(&self) -> bool {
+        self.0.closed.load(Ordering::Relaxed)
+    }
+    fn send(&mut self, item: Result<Event, EngineError>) {
+        self.0.items.lock().unwrap().push(item);
+        self.0.arrived.notify_all();
+    }
+}
+
+impl Inbox {
+    /// Waits for the last item and returns all.
+    fn wait(&self) -> Vec<Result<Event, EngineError>> {
+        let items = self.items.lock().unwrap();
+        let last = |items: &mut Vec<_>| !matches!(items.last(), Some(Err(_) | Ok(Event::Done { .. })));
+        let (items, timeout) = self.arrived.wait_timeout_while(items, DEADLINE, last).unwrap();
+        assert!(!timeout.timed_out(), "no end after {DEADLINE:?}: {items:?}");
+        items.clone()
+    }
+
+    fn error(&self) -> EngineError {
+        self.wait().pop().unwrap().unwrap_err()
+    }
+
+    fn tokens(&self) -> Vec<u32> {
+        let items = self.wait();
+        assert!(matches!(items.last(), Some(Ok(Event::Done { .. }))), "{items:?}");
+        items
+            .iter()
+            .filter_map(|item| match item {
+                Ok(Event::Token(token)) => token.token,
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn first_token(&self) {
+        let started = Instant::now();
+        while !self
+            .items
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|item| matches!(item, Ok(Event::Token(_))))
+        {
+            assert!(started.elapsed() < DEADLINE);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+struct Asked {
+    inbox: Arc<Inbox>,
+    progress: Arc<Progress>,
+}
+
+fn ask_with(
+    engine: &Engine,
+    model: &Arc<Model>,
+    tokens: &[u32],
+    sampling: Sampling,
+    echo: bool,
+) -> Result<Asked, SubmitError> {
+    let greedy = Sampling {
+        temperature: Some(0.0),
+        ..Sampling::default()
+    };
+    let sampling = SamplingParams::resolve(&sampling, &greedy).unwrap();
+    let (inbox, progress) = (Arc::new(Inbox::default()), Arc::new(Progress::new()));
+    engine.submit(Request {
+        id: "test".into(),
+        uid: 0,
+        model: model.clone(),
+        tokens: tokens.to_vec(),
+        sampling,
+        echo,
+        progress: progress.clone(),
+        sink: Box::new(Tap(inbox.clone())),
+    })?;
+    Ok(Asked { inbox, progress })
+}
+
+fn ask(engine: &Engine, model: &Arc<Model>, tokens: &[u32], max_tokens: u32) -> Result<Asked, SubmitError> {
+    ask_with(
+        engine,
+        model,
+        tokens,
+        Sampling {
+            max_tokens: Some(max_tokens),
+            ..Sampling::default()
+        },
+        false,
+    )
+}
+
+fn options() -> Options {
+    Options {
+        threads: 2,
+        kv_format: KvFormat::F32,
+        kv_tokens: 1024,
+        ..Options::default()
+    }
+}
+
+fn idle(engine: &Engine) {
+    let started = Instant::now();
+    while !engine.is_idle() {
+        assert!(started.elapsed() < DEADLINE, "{:?}", engine.stats());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A prompt that differs by `n`, of tokens that every test vocabulary has.
+fn prompt(n: u32, len: u32) -> Vec<u32> {
+    (0..len).map(|i| 3 + (n * 31 + i * 7) % 90).collect()
+}
+
+#[test]
+fn neighbours_do_not_change_an_answer() {
+    let model = model();
+    let engine = Engine::start(options()).unwrap();
+    let prompts: Vec<_> = (0..6).map(|n| prompt(n, 1 + n * 5)).collect();
+    let alone: Vec<_> = prompts
+        .iter()
+        .map(|p| ask(&engine, &model, p, 20).unwrap().inbox.tokens())
+        .collect();
+    let together: Vec<_> = prompts
+        .iter()
+        .map(|p| ask(&engine, &model, p, 20).unwrap())
+        .collect();
+    for (asked, alone) in together.iter().zip(&alone) {
+        assert_eq!(&asked.inbox.tokens(), alone);
+    }
+    engine.stop();
+}
+
+#[test]
+fn an_evicted_sequence_goes_on_as_if_nothing_had_been() {
+    let model = model();
+    let roomy = Engine::start(options()).unwrap();
+    // Room for one sequence and a half: one of the two must give way.
+    let narrow = Engine::start(Options {
+        kv_tokens: 96,
+        ..options()
+    })
+    .unwrap();
+    let prompts = [prompt(1, 20), prompt(2, 20)];
+    let want: Vec<_> = prompts
+        .iter()
+        .map(|p| ask(&roomy, &model, p, 40).unwrap().inbox.tokens())
+        .collect();
+    let got: Vec<_> = prompts
+        .iter()
+        .map(|p| ask(&narrow, &model, p, 40).unwrap())
+        .collect();
+    for (asked, want) in got.iter().zip(&want) {
+        assert_eq!(&asked.inbox.tokens(), want);
+    }
+    idle(&narrow);
+}
+
+#[test]
+fn prompt_logprobs_are_the_same_in_chunks() {
+    let model = model();
+    let wanted = Sampling {
+        max_tokens: Some(0),
+        logprobs: Some(2),
+        ..Sampling::default()
+    };
+    let tokens = prompt(4, 50);
+    let run = |prefill_tokens_max| {
+        let engine = Engine::start(Options {
+            prefill_tokens_max,
+            sequences_max: 1,
+            ..options()
+        })
+        .unwrap();
+        let events = ask_with(&engine, &model, &tokens, wanted.clone(), true)
+            .unwrap()
+            .inbox
+            .wait();
+        let prompt = events.into_iter().filter_map(|item| match item {
+            Ok(Event::Prompt(token)) => Some(token),
+            _ => None,
+        });
+        prompt.collect::<Vec<_>>()
+    };
+    let whole = run(512);
+    assert_eq!(whole.iter().map(|t| t.token.unwrap()).collect::<Vec<_>>(), tokens);
+    assert!(
+        whole[0].logprob.is_none()
+            && whole[1..]
+                .iter()
+                .all(|t| t.logprob.unwrap() < 0.0 && t.top.len() == 2)
+    );
+    for chunk in [1, 7, 32] {
+        for (a, b) in whole.iter().zip(run(chunk)) {
+            assert!(
+                (a.logprob.unwrap_or(0.0) - b.logprob.unwrap_or(0.0)).abs() < 1e-4,
+                "{a:?} {b:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn echo_works_with_a_single_token_and_without_logprobs() {
+    let model = model();
+    let engine = Engine::start(options()).unwrap();
+    for (len, logprobs) in [(1, Some(0)), (1, None), (3, None), (3, Some(1))] {
+        for max_tokens in [0, 2] {
+            let wanted = Sampling {
+                max_tokens: Some(max_tokens),
+                logprobs,
+                ..Sampling::default()
+            };
+            let events = ask_with(&engine, &model, &prompt(1, len), wanted, true)
+                .unwrap()
+                .inbox
+                .wait();
+            let echoed = events
+                .iter()
+                .filter(|item| matches!(item, Ok(Event::Prompt(_))))
+                .count();
+            assert_eq!(echoed, len as usize);
+            let end = events.last();
+            assert!(
+                matches!(
+                    end,
+                    Some(Ok(Event::Done {
+                        reason: FinishReason::Length,
+                        ..
+                    }))
+                ),
+                "{end:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_client_that_goes_and_one_that_cancels_free_the_engine() {
+    let model = model();
+    let engine = Engine::start(options()).unwrap();
+    let gone = ask(&engine, &model, &prompt(1, 4), 900).unwrap();
+    let cancelled = ask(&engine, &model, &prompt(2, 4), 900).unwrap();
+    gone.inbox.first_token();
+    gone.inbox.closed.store(true, Ordering::Relaxed);
+    cancelled.progress.cancel();
+    assert_eq!(cancelled.inbox.error(), EngineError::Cancelled);
+    idle(&engine);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_ended_and_delays_nobody() {
+    let model = model();
+    let engine = Engine::start(Options {
+        stall: Duration::from_millis(200),
+        ..options()
+    })
+    .unwrap();
+    let slow = ask(&engine, &model, &prompt(1, 4), 900).unwrap();
+    slow.inbox.first_token();
+    slow.inbox.full.store(true, Ordering::Relaxed);
+    assert_eq!(
+        ask(&engine, &model, &prompt(2, 4), 5)
+            .unwrap()
+            .inbox
+            .tokens()
+            .len(),
+        5
+    );
+    idle(&engine);
+    assert!(!matches!(
+        slow.inbox.items.lock().unwrap().last(),
+        Some(Ok(Event::Done { .. }))
+    ));
+}
+
+#[test]
+fn a_full_queue_refuses_with_a_hint() {
+    let model = model();
+    let engine = Engine::start(Options {
+        queue_max: 1,
+        sequences_max: 1,
+        ..options()
+    })
+    .unwrap();
+    let first = ask(&engine, &model, &prompt(1, 4), 900).unwrap();
+    first.inbox.first_token();
+    let second = ask(&engine, &model, &prompt(2, 4), 3).unwrap();
+    match ask(&engine, &model, &prompt(3, 4), 3).err() {
+        Some(SubmitError::Busy {
+            queued: 1,
+            queue_max: 1,
+            retry_ms,
+        }) => assert!(retry_ms >= 100),
+        other => panic!("{other:?}"),
+    }
+    first.progress.cancel();
+    assert_eq!(second.inbox.tokens().len(), 3);
+}
+
+#[test]
+fn stopping_ends_the_rest_with_a_clear_error() {
+    let model = model();
+    let engine = Engine::start(options()).unwrap();
+    let running = ask(&engine, &model, &prompt(1, 4), 900).unwrap();
+    running.inbox.first_token();
+    engine.drain();
+    assert_eq!(
+        ask(&engine, &model, &prompt(2, 4), 5).err(),
+        Some(SubmitError::Stopping)
+    );
+    engine.stop();
+    assert_eq!(running.inbox.error(), EngineError::Stopping);
+}
+
+#[test]
+fn what_cannot_run_is_refused_with_the_numbers() {
+    let model = model();
+    let engine = Engine::start(Options {
+        kv_tokens: 64,
+        ..options()
+    })
+    .unwrap();
+    let refused = |tokens: &[u32]| ask(&engine, &model, tokens, 1).err().unwrap();
+    assert_eq!(refused(&[]), SubmitError::EmptyPrompt);
+    assert_eq!(
+        refused(&prompt(1, 64)),
+        SubmitError::ContextExceeded {
+            prompt: 64,
+            context: 64
+        }
+    );
+    let last = model.config().vocab as u32 - 1;
+    assert_eq!(
+        refused(&[1, u32::MAX]),
+        SubmitError::BadToken {
+            token: u32::MAX,
+            last
+        }
+    );
+    let full = ask(&engine, &model, &prompt(1, 60), 50).unwrap().inbox.tokens();
+    assert_eq!(full.len(), 4, "the answer ends where the context does");
+}
+
+#[test]
+fn an_unloaded_model_can_come_back() {
+    let model = model();
+    let engine = Engine::start(options()).unwrap();
+    let first = ask(&engine, &model, &prompt(1, 4), 5).unwrap().inbox.tokens();
+    engine.unload(&model);
+    assert_eq!(
+        ask(&engine, &model, &prompt(1, 4), 5).unwrap().inbox.tokens(),
+        first
+    );
+}
