@@ -1,2 +1,70 @@
-//! The daemon.
-fn main() {}
+//! hyprstreamd: serves local language models to every program of this machine.
+//!
+//! Invariant: async lives here and in no crate below; what computes is the engine's own threads.
+#![deny(unsafe_code)]
+
+mod answer;
+mod app;
+mod args;
+mod catalog;
+mod config;
+mod errors;
+mod ipc;
+mod jobs;
+mod journal;
+mod lifecycle;
+mod models;
+mod prompt;
+mod score;
+mod sink;
+mod units;
+
+use args::{Args, Settings};
+use clap::Parser;
+use lifecycle::{Configured, Refusal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Doors and timers need few threads; all cores belong to the engine.
+const ASYNC_THREADS: usize = 2;
+/// A model that is still being loaded at the end is not waited for longer than this.
+const LAST_WORK: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let settings = match args.settings() {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if args.check_config {
+        println!("OK");
+        return ExitCode::SUCCESS;
+    }
+    journal::start();
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: Settings) -> Result<(), Refusal> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime
+        .worker_threads(ASYNC_THREADS)
+        .thread_name("doors")
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(async {
+        let serving = Configured(settings).listen()?.serve()?;
+        serving.run().await.finish().await;
+        Ok(())
+    });
+    runtime.shutdown_timeout(LAST_WORK);
+    result
+}

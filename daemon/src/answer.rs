@@ -1,0 +1,231 @@
+//! One request from the model's load to the last event; what every door answers from. Invariant: an answer yields
+//! exactly one last item, `done` or an error, and dropping it ends the request.
+use crate::app::{App, Phase};
+use crate::catalog::Entry;
+use crate::errors::Failure;
+use crate::jobs::Running;
+use crate::models::Lease;
+use crate::prompt::{Input, tokens_of};
+use crate::sink::{Item, sink};
+use hyprstream_engine::{Progress, Request, SamplingParams};
+use hyprstream_protocol::{Event, FinishReason, JobKind, LoadStage, Sampling, Timings, Usage};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Events that may wait for the client before its request rests.
+const EVENTS_MAX: usize = 256;
+/// A request that has not started after so long tells its client how many stand before it.
+const QUEUE_NEWS: Duration = Duration::from_millis(50);
+
+/// What to do.
+pub struct Order {
+    /// The request's id.
+    pub id: String,
+    /// Whose it is.
+    pub uid: u32,
+    /// What it is, for `hyp ps`.
+    pub kind: JobKind,
+    /// The model.
+    pub entry: Arc<Entry>,
+    /// The prompt; `None` loads the model and does nothing else.
+    pub input: Option<Input>,
+    /// How to answer.
+    pub sampling: Sampling,
+    /// Report the prompt's tokens too.
+    pub echo: bool,
+}
+
+/// The events of one request.
+pub struct Answer {
+    events: mpsc::Receiver<Item>,
+    job: Running,
+    started: bool,
+    over: bool,
+}
+
+/// Starts to work. What is wrong with the request itself is told at once.
+pub fn begin(app: &Arc<App>, order: Order) -> Result<Answer, Failure> {
+    app.admit()?;
+    let params = SamplingParams::resolve(&order.sampling, &app.config.generation.sampling)?;
+    let job = app
+        .jobs
+        .enter(&order.id, order.kind, &order.entry.name, order.uid);
+    tracing::info!(
+        request_id = job.id(),
+        model = %order.entry.name,
+        uid = order.uid,
+        kind = ?order.kind,
+        "request"
+    );
+    let (sender, events) = mpsc::channel(EVENTS_MAX);
+    let work = Work {
+        app: Arc::clone(app),
+        id: job.id().to_owned(),
+        uid: order.uid,
+        entry: order.entry,
+        progress: Arc::clone(job.progress()),
+        params,
+        echo: order.echo,
+        sender,
+    };
+    let ending = job.ending();
+    tokio::spawn(async move {
+        let sender = work.sender.clone();
+        let app = Arc::clone(&work.app);
+        let result = tokio::select! {
+            result = work.run(order.input) => result,
+            () = ending.wait() => Err(Failure::cancelled()),
+            () = app.reached(Phase::Ending) => Err(Failure::stopping()),
+            // Nobody listens: nobody is told.
+            () = sender.closed() => Ok(()),
+        };
+        if let Err(failure) = result {
+            let _ = sender.send(Err(failure)).await;
+        }
+    });
+    Ok(Answer {
+        events,
+        job,
+        started: false,
+        over: false,
+    })
+}
+
+impl Answer {
+    /// The request's id.
+    pub fn id(&self) -> &str {
+        self.job.id()
+    }
+
+    /// The next event, `None` after the last one.
+    pub async fn next(&mut self) -> Option<Result<Event, Failure>> {
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// The same for streams.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, Failure>>> {
+        loop {
+            if self.over {
+                return Poll::Ready(None);
+            }
+            let item = match self.events.poll_recv(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(item) => item.unwrap_or_else(|| Err(Failure::fault("an answer broke off"))),
+            };
+            match &item {
+                // News of the queue that was overtaken by the start.
+                Ok(Event::Queued { .. }) if self.started => continue,
+                Ok(Event::Started { .. }) => self.started = true,
+                Ok(Event::Done { usage, timings, .. }) => {
+                    self.over = true;
+                    tracing::info!(
+                        request_id = self.job.id(),
+                        prompt_tokens = usage.prompt_tokens,
+                        completion_tokens = usage.completion_tokens,
+                        queue_ms = timings.queue_ms,
+                        prefill_ms = timings.prefill_ms,
+                        decode_ms = timings.decode_ms,
+                        "done"
+                    );
+                }
+                Err(failure) => {
+                    self.over = true;
+                    tracing::info!(
+                        request_id = self.job.id(),
+                        code = failure.0.code.as_str(),
+                        "failed"
+                    );
+                }
+                Ok(_) => {}
+            }
+            return Poll::Ready(Some(item));
+        }
+    }
+
+    /// Waits until the request runs, over loads and queues; what comes after is still to be read.
+    pub async fn started(&mut self) -> Result<(), Failure> {
+        while !self.started {
+            match self.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(failure)) => return Err(failure),
+                None => return Err(Failure::fault("an answer ended before it began")),
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Work {
+    app: Arc<App>,
+    id: String,
+    uid: u32,
+    entry: Arc<Entry>,
+    progress: Arc<Progress>,
+    params: SamplingParams,
+    echo: bool,
+    sender: mpsc::Sender<Item>,
+}
+
+impl Work {
+    async fn run(self, input: Option<Input>) -> Result<(), Failure> {
+        let lease = self.lease().await?;
+        let Some(input) = input else {
+            let (usage, timings) = (Usage::default(), Timings::default());
+            let done = Event::Done {
+                reason: FinishReason::Stop,
+                usage,
+                timings,
+            };
+            let _ = self.sender.send(Ok(done)).await;
+            return Ok(());
+        };
+        let tokens = tokens_of(&lease, input).await?;
+        self.submit(lease, tokens).await?;
+        tokio::time::sleep(QUEUE_NEWS).await;
+        if self.progress.state() == hyprstream_protocol::JobState::Queued {
+            let ahead = self
+                .app
+                .engine
+                .stats()
+                .queued
+                .saturating_sub(1)
+                .try_into()
+                .unwrap_or(u32::MAX);
+            let _ = self.sender.try_send(Ok(Event::Queued { ahead }));
+        }
+        Ok(())
+    }
+
+    async fn lease(&self) -> Result<Lease, Failure> {
+        let report = |stage: LoadStage, progress: Option<f32>| {
+            if stage != LoadStage::Ready {
+                let model = self.entry.name.clone();
+                // A client that does not read misses news of the load, nothing more.
+                let _ = self.sender.try_send(Ok(Event::Loading {
+                    model,
+                    stage,
+                    progress,
+                }));
+            }
+        };
+        Ok(self.app.models.acquire(&self.entry, report).await?)
+    }
+
+    async fn submit(&self, lease: Lease, tokens: Vec<u32>) -> Result<(), Failure> {
+        let model = Arc::clone(lease.model());
+        let sink = sink(&self.sender, lease).await?;
+        let request = Request {
+            id: self.id.clone(),
+            uid: self.uid,
+            model,
+            tokens,
+            sampling: self.params.clone(),
+            echo: self.echo,
+            progress: Arc::clone(&self.progress),
+            sink: Box::new(sink),
+        };
+        Ok(self.app.engine.submit(request)?)
+    }
+}

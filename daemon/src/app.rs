@@ -1,0 +1,136 @@
+//! What every request can reach. Invariant: nothing here changes while requests run, but through the parts' own locks.
+use crate::catalog::{Catalog, Entry, resolve};
+use crate::config::Config;
+use crate::errors::Failure;
+use crate::jobs::Jobs;
+use crate::models::Models;
+use hyprstream_engine::Engine;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How far the daemon's end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Phase {
+    /// Everything is answered.
+    Serving,
+    /// New work is refused, old work goes on.
+    Draining,
+    /// Old work ends too.
+    Ending,
+}
+
+/// The daemon's parts.
+pub struct App {
+    /// Settings.
+    pub config: Config,
+    /// Models on disk.
+    pub catalog: Arc<Catalog>,
+    /// Models in memory.
+    pub models: Models,
+    /// What computes.
+    pub engine: Engine,
+    /// What is at work.
+    pub jobs: Jobs,
+    /// When the daemon started.
+    pub started: Instant,
+    /// Folders that are searched, for `status`.
+    pub models_dirs: Vec<PathBuf>,
+    /// How far the daemon's end has come.
+    pub phase: watch::Sender<Phase>,
+    /// Requests at work.
+    pub activity: Arc<Activity>,
+}
+
+impl App {
+    /// The model that a request names, or the default one.
+    pub fn entry(&self, wanted: Option<&str>) -> Result<Arc<Entry>, Failure> {
+        let snapshot = self.catalog.snapshot();
+        match wanted.or(self.config.generation.model.as_deref()) {
+            Some(name) => Ok(Arc::clone(resolve(name, &snapshot.entries)?)),
+            None => snapshot
+                .default_model(None)
+                .cloned()
+                .ok_or_else(Failure::no_models),
+        }
+    }
+
+    /// Name of the default model.
+    pub fn default_model(&self) -> Option<String> {
+        let snapshot = self.catalog.snapshot();
+        let entry = snapshot.default_model(self.config.generation.model.as_deref())?;
+        Some(entry.name.clone())
+    }
+
+    /// Refuses new work while the daemon stops.
+    pub fn admit(&self) -> Result<(), Failure> {
+        match *self.phase.borrow() {
+            Phase::Serving => Ok(()),
+            Phase::Draining | Phase::Ending => Err(Failure::stopping()),
+        }
+    }
+
+    /// Returns once `phase` is reached.
+    pub async fn reached(&self, phase: Phase) {
+        let mut watching = self.phase.subscribe();
+        // It fails only when the sender is gone, and that is a part of this.
+        let _ = watching.wait_for(|now| *now >= phase).await;
+    }
+
+    /// Nothing runs, waits, loads or is being answered.
+    pub fn is_idle(&self) -> bool {
+        self.jobs.len() == 0
+            && self.activity.count() == 0
+            && self.engine.is_idle()
+            && !self.models.is_loading()
+    }
+}
+
+/// Counts requests at work, and remembers when the last one ended.
+pub struct Activity {
+    requests: AtomicUsize,
+    last: Mutex<Instant>,
+}
+
+/// One request at work.
+pub struct Active(Arc<Activity>);
+
+impl Activity {
+    /// Nothing is at work.
+    pub fn new() -> Arc<Activity> {
+        Arc::new(Activity {
+            requests: AtomicUsize::new(0),
+            last: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// One more.
+    pub fn begin(self: &Arc<Activity>) -> Active {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Active(Arc::clone(self))
+    }
+
+    /// How many are at work.
+    pub fn count(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Marks now as the last time that something was at work.
+    pub fn touch(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Since the last request ended.
+    pub fn idle_for(&self) -> Duration {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,202 @@
+//! The configuration: what it holds, where it lies, and which file wins. Invariant: a [`Config`] exists only with every
+//! value in its allowed range.
+mod file;
+mod keys;
+mod paths;
+
+pub use file::ConfigErrors;
+pub use paths::{Place, own_uid, starter_dir};
+
+use crate::units;
+use hyprstream_protocol::Sampling;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Everything that `hyprstreamd.toml` says, with defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[storage]`.
+    pub storage: Storage,
+    /// `[runtime]`.
+    pub runtime: Runtime,
+    /// `[generation]`.
+    pub generation: Generation,
+    /// `[http]`.
+    pub http: Http,
+    /// `[limits]`.
+    pub limits: Limits,
+}
+
+/// Folders.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Storage {
+    /// Where models are looked for.
+    pub models: Vec<PathBuf>,
+    /// What must survive a restart.
+    pub state: PathBuf,
+    /// What can be made again.
+    pub cache: PathBuf,
+}
+
+/// Threads and memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Runtime {
+    /// Compute threads; 0 is one a core.
+    pub threads: usize,
+    /// What models may use together.
+    pub memory_max: MemoryMax,
+    /// Element type of the KV cache.
+    pub kv_cache: KvCache,
+    /// Tokens in a model's KV cache.
+    pub kv_tokens: usize,
+    /// Tokens in one engine step.
+    pub prefill_tokens_max: usize,
+    /// After how long an unused model is unloaded.
+    pub idle_unload: Option<Duration>,
+    /// After how long an unused daemon ends.
+    pub idle_exit: Option<Duration>,
+}
+
+/// A memory budget.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MemoryMax {
+    /// Share of the memory this process may use, in percent.
+    Percent(u8),
+    /// Bytes.
+    Bytes(u64),
+}
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvCache {
+    /// 32 bits.
+    F32,
+    /// 16 bits.
+    F16,
+}
+
+/// What requests get that do not say otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// Name of the default model.
+    pub model: Option<String>,
+    /// Every field but `seed`, `stop` and `logprobs` is set.
+    pub sampling: Sampling,
+}
+
+/// Limits of the HTTP door.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Http {
+    /// Largest request body in bytes.
+    pub body_max: u64,
+    /// How long a client may take to send a request's head.
+    pub header_timeout: Duration,
+}
+
+/// Limits of the engine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Requests that may wait.
+    pub queue_max: usize,
+    /// Requests of one model that run together.
+    pub sequences_max: usize,
+    /// How long a client may leave its answer unread.
+    pub stall: Duration,
+    /// How long running requests may go on when the daemon stops.
+    pub drain: Duration,
+}
+
+impl Config {
+    /// The built-in values for one place.
+    pub fn defaults(place: &Place) -> Config {
+        Config {
+            storage: Storage {
+                models: vec![place.models.clone()],
+                state: place.state.clone(),
+                cache: place.cache.clone(),
+            },
+            runtime: Runtime {
+                threads: 0,
+                memory_max: MemoryMax::Percent(75),
+                kv_cache: KvCache::F16,
+                kv_tokens: 16384,
+                prefill_tokens_max: 512,
+                idle_unload: Some(Duration::from_secs(600)),
+                idle_exit: None,
+            },
+            generation: Generation {
+                model: None,
+                sampling: default_sampling(),
+            },
+            http: Http {
+                body_max: 8 << 20,
+                header_timeout: Duration::from_secs(10),
+            },
+            limits: Limits {
+                queue_max: 64,
+                sequences_max: 16,
+                stall: Duration::from_secs(30),
+                drain: Duration::from_secs(20),
+            },
+        }
+    }
+
+    /// Defaults, then the main file, then its drop-ins in the order of their names; all errors at once.
+    ///
+    /// A main file that is missing is an error only when `named` by the user.
+    pub fn load(place: &Place, main: &Path, named: bool) -> Result<Config, ConfigErrors> {
+        let mut config = Config::defaults(place);
+        let mut errors = Vec::new();
+        for (path, must_exist) in file::layers(main, named, &mut errors) {
+            file::apply(&mut config, &path, must_exist, &mut errors);
+        }
+        if errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors(errors))
+        }
+    }
+}
+
+fn default_sampling() -> Sampling {
+    Sampling {
+        max_tokens: Some(1024),
+        temperature: Some(0.8),
+        top_k: Some(40),
+        top_p: Some(0.95),
+        min_p: Some(0.05),
+        repeat_penalty: Some(1.0),
+        repeat_last: Some(64),
+        presence_penalty: Some(0.0),
+        frequency_penalty: Some(0.0),
+        ..Sampling::default()
+    }
+}
+
+impl MemoryMax {
+    /// Reads `75%` or `8GiB`.
+    pub fn parse(text: &str) -> Option<MemoryMax> {
+        match text.trim().strip_suffix('%') {
+            Some(percent) => {
+                let percent = percent.trim().parse().ok()?;
+                (1..=100)
+                    .contains(&percent)
+                    .then_some(MemoryMax::Percent(percent))
+            }
+            None => units::parse_size(text)
+                .filter(|bytes| *bytes > 0)
+                .map(MemoryMax::Bytes),
+        }
+    }
+
+    /// The budget in bytes, where `available` is what this process may use at all.
+    pub fn bytes(self, available: u64) -> u64 {
+        match self {
+            MemoryMax::Percent(percent) => available / 100 * u64::from(percent),
+            MemoryMax::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! The doors: a Unix socket, HTTP on it, and the routes. Invariant: whatever comes in, the answer is JSON that says what
+//! happened.
+mod accept;
+mod body;
+mod native;
+mod openai;
+mod peer;
+mod reply;
+mod socket;
+mod stream;
+
+pub use accept::serve;
+pub use native::in_words;
+pub use socket::{BindError, Door};
+
+use crate::app::App;
+use crate::errors::Failure;
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use hyprstream_protocol::ErrorCode;
+use std::sync::Arc;
+
+/// All routes.
+pub fn router(app: &Arc<App>) -> Router {
+    Router::new()
+        .nest(hyprstream_protocol::API_PREFIX, native::routes())
+        .nest("/v1", openai::routes())
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(Arc::clone(app), reply::around))
+        .with_state(Arc::clone(app))
+}
+
+async fn no_such_route(request: Request) -> Response {
+    let message = format!(
+        "there is nothing at {}; the routes start with /hyprstream/v1/ or /v1/",
+        shown(&request)
+    );
+    refuse(&request, message)
+}
+
+async fn no_such_method(request: Request) -> Response {
+    let message = format!(
+        "{} does not take {}; the manual has the methods",
+        shown(&request),
+        request.method()
+    );
+    refuse(&request, message)
+}
+
+fn shown(request: &Request) -> String {
+    request.uri().path().chars().take(200).collect()
+}
+
+fn refuse(request: &Request, message: String) -> Response {
+    let failure = Failure::new(ErrorCode::NoSuchRoute, message);
+    if request.uri().path().starts_with("/v1/") {
+        openai::error(&failure)
+    } else {
+        reply::error(&failure)
+    }
+}

@@ -1,0 +1,166 @@
+//! Routes that tell how things stand: status, models, jobs. Invariant: they load nothing and wait for nothing but a
+//! disk.
+use crate::app::{App, Phase};
+use crate::catalog::Entry;
+use crate::errors::Failure;
+use crate::ipc::peer::Peer;
+use crate::ipc::reply;
+use crate::models::resident_memory;
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use hyprstream_model::{ModelFile, Summary};
+use hyprstream_protocol::{CancelReply, Jobs, Memory, Model, ModelDetail, ModelState, Models, Status};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// `GET /status`.
+pub async fn status(State(app): State<Arc<App>>) -> Response {
+    let stats = app.engine.stats();
+    let (claimed, loaded) = app.models.claimed();
+    let small = |number: usize| number.try_into().unwrap_or(u32::MAX);
+    reply::ok(&Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_s: app.started.elapsed().as_secs(),
+        state: in_words(&app),
+        models_dirs: app
+            .models_dirs
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect(),
+        default_model: app.default_model(),
+        loaded,
+        running: small(stats.running),
+        queued: small(stats.queued),
+        queue_max: small(stats.queue_max),
+        threads: small(stats.threads),
+        isa: stats.isa.to_owned(),
+        memory: Memory {
+            budget: app.models.budget(),
+            claimed,
+            resident: resident_memory(),
+        },
+    })
+}
+
+/// One line for people, here and in `systemctl status`.
+pub fn in_words(app: &App) -> String {
+    let stats = app.engine.stats();
+    let models = app.catalog.snapshot().entries.len();
+    match *app.phase.borrow() {
+        Phase::Draining | Phase::Ending => {
+            format!("stopping, {} requests left", stats.running + stats.queued)
+        }
+        Phase::Serving if stats.running + stats.queued > 0 => {
+            format!("{} requests running, {} waiting", stats.running, stats.queued)
+        }
+        Phase::Serving if app.models.is_loading() => "loading a model".to_owned(),
+        Phase::Serving => format!("ready, {models} models"),
+    }
+}
+
+/// `GET /models`.
+pub async fn models(State(app): State<Arc<App>>) -> Response {
+    let snapshot = app.catalog.snapshot();
+    let models = snapshot.entries.values().map(|entry| line(&app, entry)).collect();
+    reply::ok(&Models {
+        models,
+        default: app.default_model(),
+    })
+}
+
+fn line(app: &App, entry: &Entry) -> Model {
+    let (state, reason) = app.models.state(entry);
+    let summary = entry.summary();
+    Model {
+        name: entry.name.clone(),
+        state,
+        reason,
+        arch: summary.map(|s| s.arch.clone()),
+        parameters: summary.map(|s| s.parameters),
+        format: summary.map(|s| s.format.clone()),
+        context: summary.map(|s| s.context),
+        bytes: entry.bytes,
+        modified_s: entry.modified_s(),
+        starter: entry.starter,
+    }
+}
+
+/// `GET /models/NAME`.
+pub async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Failure> {
+    let entry = app.entry(Some(&name))?;
+    let model = line(&app, &entry);
+    let chat_template = match model.state {
+        ModelState::Broken => None,
+        _ => chat_template(&app, &entry).await,
+    };
+    let summary = entry.summary();
+    Ok(reply::ok(&ModelDetail {
+        model,
+        path: entry.path.display().to_string(),
+        digest: entry.digest.clone(),
+        memory_needed: app.models.needed(&entry),
+        shape: summary.map(|summary| shape(summary)).unwrap_or_default(),
+        tokenizer: summary.and_then(|s| s.has_tokenizer.clone()),
+        chat_template,
+    }))
+}
+
+async fn chat_template(app: &App, entry: &Arc<Entry>) -> Option<String> {
+    if !entry.summary()?.has_template {
+        return None;
+    }
+    if let Some(lease) = app.models.acquire_now(entry) {
+        return lease.model().file().chat_template_source().map(str::to_owned);
+    }
+    let path = entry.path.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        ModelFile::open(&path)
+            .ok()?
+            .chat_template_source()
+            .map(str::to_owned)
+    });
+    reading.await.ok().flatten()
+}
+
+fn shape(summary: &Summary) -> Map<String, Value> {
+    let config = &summary.config;
+    let windowed = config.windows.iter().flatten().count();
+    let fields = [
+        ("hidden", json!(config.hidden)),
+        ("layers", json!(config.layers)),
+        ("heads", json!(config.heads)),
+        ("kv_heads", json!(config.kv_heads)),
+        ("head_dim", json!(config.head_dim)),
+        ("ffn", json!(config.ffn)),
+        ("vocab", json!(config.vocab)),
+        ("context", json!(config.context)),
+        ("norm_eps", json!(config.norm_eps)),
+        ("rope_theta", json!(config.rope.theta)),
+        ("rope_dims", json!(config.rope.dims)),
+        ("tied", json!(config.tied)),
+        ("windowed_layers", json!(windowed)),
+    ];
+    fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+/// `GET /jobs`.
+pub async fn jobs(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>) -> Response {
+    reply::ok(&Jobs {
+        jobs: app.jobs.list(peer.uid),
+    })
+}
+
+/// `DELETE /jobs/ID`.
+pub async fn cancel(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<String>,
+) -> Result<Response, Failure> {
+    app.jobs.cancel(&id, peer.uid)?;
+    Ok(reply::ok(&CancelReply { id }))
+}

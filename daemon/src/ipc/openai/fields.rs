@@ -1,0 +1,107 @@
+//! Takes parameters out of a JSON object, one by one. Invariant: a wrong type names the parameter; `null` is the same as
+//! absent, as in OpenAI's API.
+use crate::errors::Failure;
+use serde_json::{Map, Value};
+
+/// The parameters of one request.
+pub struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// Of a request's body.
+    pub fn new(body: Map<String, Value>) -> Fields {
+        Fields(body)
+    }
+
+    /// Any value.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// A value that must be there.
+    pub fn need(&mut self, name: &str) -> Result<Value, Failure> {
+        self.take(name)
+            .ok_or_else(|| Failure::bad_field(name, format!("`{name}` is missing")))
+    }
+
+    /// A text.
+    pub fn text(&mut self, name: &str) -> Result<Option<String>, Failure> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong(name, "a string", &other)),
+        }
+    }
+
+    /// A truth value; absent is false.
+    pub fn flag(&mut self, name: &str) -> Result<bool, Failure> {
+        match self.take(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(other) => Err(wrong(name, "true or false", &other)),
+        }
+    }
+
+    /// A number.
+    pub fn number(&mut self, name: &str) -> Result<Option<f32>, Failure> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(value) => match value.as_f64() {
+                Some(number) => Ok(Some(number as f32)),
+                None => Err(wrong(name, "a number", &value)),
+            },
+        }
+    }
+
+    /// A whole number that is not negative.
+    pub fn whole<T: TryFrom<u64>>(&mut self, name: &str) -> Result<Option<T>, Failure> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(value) => match value.as_u64().and_then(|number| T::try_from(number).ok()) {
+                Some(number) => Ok(Some(number)),
+                None => Err(wrong(name, "a whole number in its range", &value)),
+            },
+        }
+    }
+
+    /// An object.
+    pub fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>, Failure> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object)),
+            Some(other) => Err(wrong(name, "an object", &other)),
+        }
+    }
+
+    /// A list.
+    pub fn list(&mut self, name: &str) -> Result<Vec<Value>, Failure> {
+        match self.take(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(list)) => Ok(list),
+            Some(other) => Err(wrong(name, "a list", &other)),
+        }
+    }
+
+    /// Refuses a parameter that is there with a value other than the ones that change nothing.
+    pub fn refuse(&mut self, name: &str, harmless: &[Value]) -> Result<(), Failure> {
+        match self.take(name) {
+            Some(value) if !harmless.contains(&value) => {
+                let message = format!("`{name}` is not supported; leave it out");
+                Err(Failure::bad_field(name, message))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A value has the wrong type.
+pub fn wrong(name: &str, expected: &str, found: &Value) -> Failure {
+    let found = match found {
+        Value::Null => "null".to_owned(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::String(_) => "a string".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    };
+    Failure::bad_field(name, format!("`{name}` must be {expected}, not {found}"))
+}

@@ -1,0 +1,180 @@
+//! What is at work, for `hyp ps` and `hyp cancel`. Invariant: a user sees and ends only what is their own; the superuser
+//! sees and ends all.
+use crate::errors::Failure;
+use hyprstream_engine::Progress;
+use hyprstream_protocol::{Job, JobKind};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+const ROOT: u32 = 0;
+
+/// All jobs. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Jobs {
+    table: Arc<Mutex<BTreeMap<String, Arc<Entry>>>>,
+    counter: Arc<AtomicU64>,
+}
+
+struct Entry {
+    order: u64,
+    id: String,
+    kind: JobKind,
+    model: String,
+    uid: u32,
+    since: Instant,
+    progress: Arc<Progress>,
+    ended: Notify,
+}
+
+/// A job while it is at work. When it is dropped the job is over, and whatever still computes for it ends.
+pub struct Running {
+    jobs: Jobs,
+    entry: Arc<Entry>,
+}
+
+impl Jobs {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a job. An id that is taken gets a number: the second of two requests must not hide the first.
+    pub fn enter(&self, id: &str, kind: JobKind, model: &str, uid: u32) -> Running {
+        let order = self.counter.fetch_add(1, Ordering::Relaxed);
+        let mut table = self.table();
+        let id = if table.contains_key(id) {
+            format!("{id}.{order}")
+        } else {
+            id.to_owned()
+        };
+        let entry = Arc::new(Entry {
+            order,
+            id: id.clone(),
+            kind,
+            model: model.to_owned(),
+            uid,
+            since: Instant::now(),
+            progress: Arc::new(Progress::new()),
+            ended: Notify::new(),
+        });
+        table.insert(id, Arc::clone(&entry));
+        drop(table);
+        Running {
+            jobs: self.clone(),
+            entry,
+        }
+    }
+
+    /// How many are at work.
+    pub fn len(&self) -> usize {
+        self.table().len()
+    }
+
+    /// What this user may see, oldest first.
+    pub fn list(&self, uid: u32) -> Vec<Job> {
+        let mut entries: Vec<_> = self.table().values().filter(|e| may(uid, e)).cloned().collect();
+        entries.sort_by_key(|entry| entry.order);
+        entries.iter().map(|entry| entry.describe()).collect()
+    }
+
+    /// Ends a job of this user.
+    pub fn cancel(&self, id: &str, uid: u32) -> Result<(), Failure> {
+        let entry = self.table().get(id).filter(|entry| may(uid, entry)).cloned();
+        let entry = entry.ok_or_else(|| Failure::no_such_job(id))?;
+        entry.progress.cancel();
+        entry.ended.notify_one();
+        Ok(())
+    }
+}
+
+fn may(uid: u32, entry: &Entry) -> bool {
+    uid == ROOT || uid == entry.uid
+}
+
+impl Entry {
+    fn describe(&self) -> Job {
+        Job {
+            id: self.id.clone(),
+            kind: self.kind,
+            state: self.progress.state(),
+            model: self.model.clone(),
+            uid: self.uid,
+            age_ms: self.since.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
+            prompt_tokens: self.progress.prompt_tokens(),
+            completion_tokens: self.progress.completion_tokens(),
+        }
+    }
+}
+
+impl Running {
+    /// The job's id.
+    pub fn id(&self) -> &str {
+        &self.entry.id
+    }
+
+    /// What the engine reports to.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.entry.progress
+    }
+
+    /// A way to wait for `cancel` that does not keep the job alive.
+    pub fn ending(&self) -> Ending {
+        Ending(Arc::clone(&self.entry))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.entry.progress.cancel();
+        self.jobs.table().remove(&self.entry.id);
+    }
+}
+
+/// Waits for the end that somebody else makes.
+pub struct Ending(Arc<Entry>);
+
+impl Ending {
+    /// Returns when the job is cancelled.
+    pub async fn wait(&self) {
+        self.0.ended.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_see_and_end_only_their_own() {
+        let jobs = Jobs::default();
+        let mine = jobs.enter("a", JobKind::Chat, "m", 7);
+        let theirs = jobs.enter("b", JobKind::Score, "m", 8);
+        let ids = |uid| jobs.list(uid).into_iter().map(|job| job.id).collect::<Vec<_>>();
+        assert_eq!(
+            (ids(7), ids(8), ids(0)),
+            (vec!["a".into()], vec!["b".into()], vec!["a".into(), "b".into()])
+        );
+        let foreign = jobs.cancel("b", 7).unwrap_err().0.message;
+        let unknown = jobs.cancel("c", 7).unwrap_err().0.message;
+        assert_eq!(foreign.replace("\"b\"", "X"), unknown.replace("\"c\"", "X"));
+        assert!(!theirs.progress().is_cancelled());
+        jobs.cancel("a", 7).unwrap();
+        assert!(mine.progress().is_cancelled());
+        jobs.cancel("b", 0).unwrap();
+        drop(mine);
+        assert_eq!(jobs.len(), 1);
+    }
+
+    #[test]
+    fn a_taken_id_gets_a_number() {
+        let jobs = Jobs::default();
+        let first = jobs.enter("same", JobKind::Chat, "m", 7);
+        let second = jobs.enter("same", JobKind::Chat, "m", 7);
+        assert_eq!(first.id(), "same");
+        assert_ne!(second.id(), "same");
+        drop(second);
+        assert_eq!(jobs.list(7).len(), 1);
+    }
+}

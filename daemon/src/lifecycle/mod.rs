@@ -1,0 +1,234 @@
+//! The daemon's life as types: configured, listening, serving, draining. Invariant: each phase is made from the one
+//! before, so nothing is served before it is locked, bound and loaded, and nothing is dropped before it is drained.
+mod lock;
+mod notify;
+
+use crate::app::{Activity, App, Phase};
+use crate::args::Settings;
+use crate::catalog::{Catalog, Root};
+use crate::config::{KvCache, starter_dir};
+use crate::ipc::{self, BindError, Door};
+use crate::jobs::Jobs;
+use crate::models::{Models, available_memory};
+use hyprstream_engine::{Engine, Options, StartError};
+use hyprstream_kernels::KvFormat;
+use lock::{Lock, LockError};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How often a draining daemon looks whether it is done.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often an idle daemon looks whether it has been idle for long enough, at most.
+const IDLE_LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The state folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] StartError),
+    /// Threads or signals.
+    #[error("the system does not let the daemon start: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Everything is known, nothing is started.
+pub struct Configured(pub Settings);
+
+/// The state folder and the socket are ours; clients may connect and wait.
+pub struct Listening {
+    settings: Settings,
+    lock: Lock,
+    door: Door,
+}
+
+/// Requests are answered.
+pub struct Serving {
+    app: Arc<App>,
+    lock: Lock,
+    server: JoinHandle<()>,
+    unlink: Box<dyn Fn() + Send>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// New requests are refused, old ones go on.
+pub struct Draining(Serving);
+
+impl Configured {
+    /// Locks the state folder and opens the socket.
+    pub fn listen(self) -> Result<Listening, Refusal> {
+        let Configured(settings) = self;
+        // A live daemon at the socket is the better message, and comes at once.
+        let state = &settings.config.storage.state;
+        make_folder(state, settings.user);
+        let lock = Lock::take(state)?;
+        let door = Door::open(&settings.socket, settings.user)?;
+        Ok(Listening { settings, lock, door })
+    }
+}
+
+impl Listening {
+    /// Starts all parts and tells systemd.
+    pub fn serve(self) -> Result<Serving, Refusal> {
+        let Listening { settings, lock, door } = self;
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let app = assemble(&settings)?;
+        let unlink = Box::new(door.unlinker());
+        let router = ipc::router(&app);
+        let server = tokio::spawn(ipc::serve(door.listener, router, Arc::clone(&app)));
+        tokio::spawn(app.models.clone().tend());
+        tokio::spawn(notify::tell(Arc::clone(&app)));
+        tracing::info!(
+            "hyprstreamd {} listens at {}, {} models",
+            env!("CARGO_PKG_VERSION"),
+            settings.socket.display(),
+            app.catalog.snapshot().entries.len()
+        );
+        Ok(Serving {
+            app,
+            lock,
+            server,
+            unlink,
+            terminate,
+            interrupt,
+        })
+    }
+}
+
+fn assemble(settings: &Settings) -> Result<Arc<App>, Refusal> {
+    let config = &settings.config;
+    let engine = Engine::start(Options {
+        threads: config.runtime.threads,
+        queue_max: config.limits.queue_max,
+        sequences_max: config.limits.sequences_max,
+        prefill_tokens_max: config.runtime.prefill_tokens_max,
+        kv_format: match config.runtime.kv_cache {
+            KvCache::F32 => KvFormat::F32,
+            KvCache::F16 => KvFormat::F16,
+        },
+        kv_tokens: config.runtime.kv_tokens,
+        stall: config.limits.stall,
+    })?;
+    make_folder(&config.storage.cache, settings.user);
+    let mut roots = Vec::new();
+    for path in &config.storage.models {
+        make_folder(path, settings.user);
+        roots.push(Root {
+            path: path.clone(),
+            starter: false,
+        });
+    }
+    roots.extend(starter_dir().map(|path| Root { path, starter: true }));
+    let models_dirs = roots.iter().map(|root| root.path.clone()).collect();
+    let busy = {
+        let engine = engine.clone();
+        move || !engine.is_idle()
+    };
+    let catalog = Arc::new(Catalog::start(roots, &config.storage.state, busy)?);
+    let budget = config.runtime.memory_max.bytes(available_memory());
+    let models = Models::new(
+        Arc::clone(&catalog),
+        engine.clone(),
+        budget,
+        config.runtime.idle_unload,
+    );
+    Ok(Arc::new(App {
+        config: config.clone(),
+        catalog,
+        models,
+        engine,
+        jobs: Jobs::default(),
+        started: Instant::now(),
+        models_dirs,
+        phase: watch::Sender::new(Phase::Serving),
+        activity: Activity::new(),
+    }))
+}
+
+/// Makes a folder where it is missing. What needs the folder says so better than this could; a models folder is waited
+/// for.
+fn make_folder(path: &Path, user: bool) {
+    let mode = if user { 0o700 } else { 0o755 };
+    if let Err(error) = DirBuilder::new().recursive(true).mode(mode).create(path) {
+        tracing::warn!(
+            "the folder {} is missing and cannot be made: {error}",
+            path.display()
+        );
+    }
+}
+
+impl Serving {
+    /// Serves until a signal comes or nobody asked anything for long enough.
+    pub async fn run(mut self) -> Draining {
+        let why = tokio::select! {
+            _ = self.terminate.recv() => "asked to stop",
+            _ = self.interrupt.recv() => "interrupted",
+            () = idle_exit(&self.app) => {
+                // Nobody connects any more to a daemon that is about to go; who wants one starts the next.
+                (self.unlink)();
+                "nobody asked anything for a while"
+            }
+        };
+        tracing::info!("stopping: {why}");
+        notify::stopping();
+        self.app.phase.send_replace(Phase::Draining);
+        self.app.engine.drain();
+        Draining(self)
+    }
+}
+
+async fn idle_exit(app: &App) {
+    let Some(limit) = app.config.runtime.idle_exit else {
+        return std::future::pending().await;
+    };
+    let look = (limit / 4).clamp(LOOK, IDLE_LOOK_MAX);
+    loop {
+        tokio::time::sleep(look).await;
+        if !app.is_idle() {
+            app.activity.touch();
+        } else if app.activity.idle_for() >= limit {
+            return;
+        }
+    }
+}
+
+impl Draining {
+    /// Lets requests end, ends the rest, and gives everything back.
+    pub async fn finish(self) {
+        let Draining(mut serving) = self;
+        let app = &serving.app;
+        let drained = async {
+            while app.jobs.len() > 0 || !app.engine.is_idle() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = drained => {}
+            () = tokio::time::sleep(app.config.limits.drain) => tracing::warn!("{} requests are cut off", app.jobs.len()),
+            // Asked twice: at once.
+            _ = serving.terminate.recv() => {}
+            _ = serving.interrupt.recv() => {}
+        }
+        let engine = app.engine.clone();
+        // It ends what runs with `stopping`, and joins a thread, which may take a step of the engine.
+        let _ = tokio::task::spawn_blocking(move || engine.stop()).await;
+        app.phase.send_replace(Phase::Ending);
+        let _ = serving.server.await;
+        (serving.unlink)();
+        drop(serving.lock);
+        tracing::info!("stopped");
+    }
+}

@@ -1,0 +1,76 @@
+//! How much memory there is: the machine's, or what the control group grants. Invariant: never more than either.
+use std::fs;
+use std::path::Path;
+
+/// Bytes that this process may use: the smaller of the machine's memory and the limits of its control groups.
+pub fn available_memory() -> u64 {
+    let physical = fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| mem_total(&text));
+    let group = fs::read_to_string("/proc/self/cgroup")
+        .ok()
+        .and_then(|text| unified_group(&text).map(str::to_owned));
+    let limit = group.and_then(|group| smallest_limit(Path::new("/sys/fs/cgroup"), &group));
+    // Without /proc nothing is known; 1 GiB is less than any machine that runs models has.
+    physical.unwrap_or(1 << 30).min(limit.unwrap_or(u64::MAX))
+}
+
+/// Resident set of this process in bytes, mapped files included.
+pub fn resident_memory() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    line_kib(&text, "VmRSS:").unwrap_or(0)
+}
+
+fn mem_total(meminfo: &str) -> Option<u64> {
+    line_kib(meminfo, "MemTotal:")
+}
+
+fn line_kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace()
+        .next()?
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
+}
+
+/// The path in the unified hierarchy, from `0::/system.slice/x.service`.
+fn unified_group(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::/"))
+}
+
+/// A parent's limit binds its children too.
+fn smallest_limit(mount: &Path, group: &str) -> Option<u64> {
+    let own = mount.join(group);
+    let folders = own.ancestors().take_while(|folder| folder.starts_with(mount));
+    let limits = folders.filter_map(|folder| {
+        fs::read_to_string(folder.join("memory.max"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    });
+    limits.min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parents_limits_count() {
+        let mount = tempfile::tempdir().unwrap();
+        let service = mount.path().join("system.slice/x.service");
+        fs::create_dir_all(&service).unwrap();
+        fs::write(service.join("memory.max"), "max\n").unwrap();
+        assert_eq!(smallest_limit(mount.path(), "system.slice/x.service"), None);
+        fs::write(mount.path().join("system.slice/memory.max"), "4096\n").unwrap();
+        assert_eq!(smallest_limit(mount.path(), "system.slice/x.service"), Some(4096));
+        assert_eq!(unified_group("1:cpu:/a\n0::/b/c\n"), Some("b/c"));
+        assert_eq!(
+            mem_total("MemTotal:       2048 kB\nMemFree: 1 kB\n"),
+            Some(2 << 20)
+        );
+        assert!(available_memory() > 0 && resident_memory() > 0);
+    }
+}

@@ -1,0 +1,399 @@
+//! The models in memory: loaded on demand, once for all who wait, and unloaded when nobody needs them. Invariant: what
+//! all of them claim never exceeds the budget, and a model in use is never taken away.
+mod budget;
+mod resident;
+
+pub use budget::{available_memory, resident_memory};
+pub use resident::{AcquireError, Lease};
+
+use crate::catalog::{Catalog, Entry, Identity};
+use hyprstream_engine::{Engine, MemoryPlan, Model};
+use hyprstream_protocol::{LoadStage, ModelState};
+use resident::Resident;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// A model that failed to load is tried again after so long: the reason may have been a full disk or too many files.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// All models in memory. Cheap to clone.
+#[derive(Clone)]
+pub struct Models {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    catalog: Arc<Catalog>,
+    engine: Engine,
+    budget: u64,
+    idle_unload: Option<Duration>,
+    state: Mutex<State>,
+    /// Held by the one load that goes on.
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    slots: HashMap<String, Slot>,
+    /// Out of the table, and still in use by requests that came before.
+    leaving: Vec<Weak<Resident>>,
+}
+
+enum Slot {
+    Loading {
+        identity: Identity,
+        stage: watch::Receiver<Stage>,
+        claim: u64,
+    },
+    Loaded(Arc<Resident>),
+    Failed {
+        identity: Identity,
+        reason: String,
+        at: Instant,
+    },
+}
+
+#[derive(Clone)]
+enum Stage {
+    At(LoadStage, Option<f32>),
+    Ready(Arc<Resident>),
+    Failed(AcquireError),
+}
+
+impl Models {
+    /// Nothing is loaded at first.
+    pub fn new(catalog: Arc<Catalog>, engine: Engine, budget: u64, idle_unload: Option<Duration>) -> Models {
+        let (state, turn) = (Mutex::default(), tokio::sync::Mutex::new(()));
+        Models {
+            shared: Arc::new(Shared {
+                catalog,
+                engine,
+                budget,
+                idle_unload,
+                state,
+                turn,
+            }),
+        }
+    }
+
+    /// Bytes that models may use together.
+    pub fn budget(&self) -> u64 {
+        self.shared.budget
+    }
+
+    /// Bytes that loading a model claims.
+    pub fn needed(&self, entry: &Entry) -> Option<u64> {
+        Some(MemoryPlan::for_model(entry.summary()?, self.shared.engine.options()).total())
+    }
+
+    /// Bytes claimed now, and the names of the models that claim them.
+    pub fn claimed(&self) -> (u64, Vec<String>) {
+        self.shared.state().claimed()
+    }
+
+    /// Whether a model is on its way into memory.
+    pub fn is_loading(&self) -> bool {
+        self.shared
+            .state()
+            .slots
+            .values()
+            .any(|slot| matches!(slot, Slot::Loading { .. }))
+    }
+
+    /// Where a model stands, and why it is broken.
+    pub fn state(&self, entry: &Entry) -> (ModelState, Option<String>) {
+        if let crate::catalog::Content::Broken(reason) = &entry.content {
+            return (ModelState::Broken, Some(reason.clone()));
+        }
+        match self.shared.state().slots.get(&entry.name) {
+            Some(Slot::Loaded(_)) => (ModelState::Loaded, None),
+            Some(Slot::Loading { .. }) => (ModelState::Loading, None),
+            Some(Slot::Failed { identity, reason, .. }) if *identity == entry.identity => {
+                (ModelState::Broken, Some(reason.clone()))
+            }
+            _ => (ModelState::Available, None),
+        }
+    }
+
+    /// The model at once, where it is in memory.
+    pub fn acquire_now(&self, entry: &Entry) -> Option<Lease> {
+        match self.shared.state().slots.get(&entry.name) {
+            Some(Slot::Loaded(resident)) if resident.identity == entry.identity => Some(Lease::new(resident)),
+            _ => None,
+        }
+    }
+
+    /// The model, loaded first where it must be. `on_stage` hears what is being waited for.
+    pub async fn acquire(
+        &self,
+        entry: &Arc<Entry>,
+        mut on_stage: impl FnMut(LoadStage, Option<f32>),
+    ) -> Result<Lease, AcquireError> {
+        let mut stage = match self.join(entry)? {
+            Joined::Ready(lease) => return Ok(lease),
+            Joined::Loading(stage) => stage,
+        };
+        loop {
+            let now = stage.borrow_and_update().clone();
+            match now {
+                Stage::At(stage, progress) => on_stage(stage, progress),
+                Stage::Ready(resident) => return Ok(Lease::new(&resident)),
+                Stage::Failed(error) => return Err(error),
+            }
+            stage.changed().await.map_err(|_| AcquireError::Fault {
+                name: entry.name.clone(),
+            })?;
+        }
+    }
+
+    fn join(&self, entry: &Arc<Entry>) -> Result<Joined, AcquireError> {
+        let name = &entry.name;
+        let need = match (&entry.content, self.needed(entry)) {
+            (crate::catalog::Content::Usable(_), Some(need)) => need,
+            (crate::catalog::Content::Broken(reason), _) => {
+                return Err(AcquireError::Broken {
+                    name: name.clone(),
+                    reason: reason.clone(),
+                });
+            }
+            (_, None) => return Err(AcquireError::Fault { name: name.clone() }),
+        };
+        let mut state = self.shared.state();
+        match state.slots.get(name) {
+            Some(Slot::Loaded(resident)) if resident.identity == entry.identity => {
+                return Ok(Joined::Ready(Lease::new(resident)));
+            }
+            Some(Slot::Loading { identity, stage, .. }) if *identity == entry.identity => {
+                return Ok(Joined::Loading(stage.clone()));
+            }
+            Some(Slot::Failed { identity, reason, at })
+                if *identity == entry.identity && at.elapsed() < RETRY_AFTER =>
+            {
+                return Err(AcquireError::Broken {
+                    name: name.clone(),
+                    reason: reason.clone(),
+                });
+            }
+            // The file was replaced since it was loaded: those who use the old one keep it.
+            Some(Slot::Loaded(_)) => self.shared.retire(&mut state, name),
+            _ => {}
+        }
+        let (report, stage) = watch::channel(Stage::At(LoadStage::Waiting, None));
+        let slot = Slot::Loading {
+            identity: entry.identity,
+            stage: stage.clone(),
+            claim: 0,
+        };
+        state.slots.insert(name.clone(), slot);
+        drop(state);
+        let (shared, entry) = (Arc::clone(&self.shared), Arc::clone(entry));
+        tokio::spawn(async move { shared.load(entry, need, report).await });
+        Ok(Joined::Loading(stage))
+    }
+
+    /// Takes a model out of memory once its requests are through; whether it was in memory.
+    pub fn unload(&self, name: &str) -> bool {
+        let mut state = self.shared.state();
+        let loaded = matches!(state.slots.get(name), Some(Slot::Loaded(_)));
+        if loaded {
+            self.shared.retire(&mut state, name);
+        }
+        loaded
+    }
+
+    /// Forgets that a load failed, so that the next one is tried at once.
+    pub fn forgive(&self, name: &str) {
+        let mut state = self.shared.state();
+        if matches!(state.slots.get(name), Some(Slot::Failed { .. })) {
+            state.slots.remove(name);
+        }
+    }
+
+    /// Unloads, for as long as the daemon lives, what nobody used for a while and what is no longer on disk.
+    pub async fn tend(self) {
+        let pause = self
+            .shared
+            .idle_unload
+            .map_or(Duration::from_secs(1), |idle| idle / 2);
+        let pause = pause.clamp(Duration::from_millis(50), Duration::from_secs(1));
+        loop {
+            tokio::time::sleep(pause).await;
+            self.shared.sweep();
+        }
+    }
+}
+
+enum Joined {
+    Ready(Lease),
+    Loading(watch::Receiver<Stage>),
+}
+
+impl State {
+    fn claimed(&mut self) -> (u64, Vec<String>) {
+        self.leaving.retain(|resident| resident.strong_count() > 0);
+        let leaving = self.leaving.iter().filter_map(Weak::upgrade);
+        let mut claims: Vec<(String, u64)> = leaving
+            .map(|resident| (resident.model.name().to_owned(), resident.claim))
+            .collect();
+        claims.extend(self.slots.iter().filter_map(|(name, slot)| match slot {
+            Slot::Loaded(resident) => Some((name.clone(), resident.claim)),
+            Slot::Loading { claim, .. } if *claim > 0 => Some((name.clone(), *claim)),
+            _ => None,
+        }));
+        claims.sort();
+        let total = claims
+            .iter()
+            .fold(0u64, |sum, (_, claim)| sum.saturating_add(*claim));
+        (total, claims.into_iter().map(|(name, _)| name).collect())
+    }
+
+    fn least_recently_used(&self) -> Option<String> {
+        let idle = self.slots.iter().filter_map(|(name, slot)| match slot {
+            Slot::Loaded(resident) => resident.idle_since().map(|since| (since, name)),
+            _ => None,
+        });
+        idle.min().map(|(_, name)| name.clone())
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn retire(&self, state: &mut State, name: &str) {
+        if let Some(Slot::Loaded(resident)) = state.slots.remove(name) {
+            tracing::info!(model = name, "unloaded");
+            self.engine.unload(&resident.model);
+            state.leaving.push(Arc::downgrade(&resident));
+        }
+    }
+
+    async fn load(self: Arc<Shared>, entry: Arc<Entry>, need: u64, report: watch::Sender<Stage>) {
+        let turn = self.turn.lock().await;
+        let result = match self.make_room(&entry, need) {
+            Ok(()) => self.read(&entry, need, &report).await,
+            Err(error) => Err(error),
+        };
+        let mut state = self.state();
+        let mine = match state.slots.get(&entry.name) {
+            Some(Slot::Loading { identity, .. }) => *identity == entry.identity,
+            _ => false,
+        };
+        let name = entry.name.clone();
+        let last = match result {
+            Ok(resident) => {
+                if mine {
+                    state.slots.insert(name, Slot::Loaded(Arc::clone(&resident)));
+                } else {
+                    state.leaving.push(Arc::downgrade(&resident));
+                }
+                Stage::Ready(resident)
+            }
+            Err(error) => {
+                tracing::warn!(model = %name, "not loaded: {error}");
+                if mine {
+                    state.slots.remove(&name);
+                }
+                if let (true, AcquireError::Broken { reason, .. }) = (mine, &error) {
+                    let (reason, at) = (reason.clone(), Instant::now());
+                    state.slots.insert(
+                        name,
+                        Slot::Failed {
+                            identity: entry.identity,
+                            reason,
+                            at,
+                        },
+                    );
+                }
+                Stage::Failed(error)
+            }
+        };
+        drop(state);
+        drop(turn);
+        report.send_replace(last);
+    }
+
+    /// Claims memory for a model, at the cost of idle ones where it must be.
+    fn make_room(&self, entry: &Entry, need: u64) -> Result<(), AcquireError> {
+        let mut state = self.state();
+        loop {
+            let (used, by) = state.claimed();
+            if used.saturating_add(need) <= self.budget {
+                break;
+            }
+            let too_large = || AcquireError::TooLarge {
+                name: entry.name.clone(),
+                needs: need,
+                budget: self.budget,
+                used,
+                by: by.clone(),
+            };
+            // Nobody is sent away for a model that does not fit even alone.
+            if need > self.budget {
+                return Err(too_large());
+            }
+            let name = state.least_recently_used().ok_or_else(too_large)?;
+            self.retire(&mut state, &name);
+        }
+        if let Some(Slot::Loading { claim, .. }) = state.slots.get_mut(&entry.name) {
+            *claim = need;
+        }
+        Ok(())
+    }
+
+    async fn read(
+        &self,
+        entry: &Arc<Entry>,
+        need: u64,
+        report: &watch::Sender<Stage>,
+    ) -> Result<Arc<Resident>, AcquireError> {
+        let started = Instant::now();
+        let (from, reporter) = (Arc::clone(entry), report.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            Model::load(&from.name, &from.path, &mut |stage, progress| {
+                reporter.send_replace(Stage::At(stage, progress));
+            })
+        });
+        let name = entry.name.clone();
+        match reading.await {
+            Ok(Ok(model)) => {
+                let load_ms = started.elapsed().as_millis() as u64;
+                tracing::info!(model = %name, load_ms, claim_bytes = need, "loaded");
+                Ok(Arc::new(Resident::new(Arc::new(model), entry.identity, need)))
+            }
+            Ok(Err(error)) => Err(AcquireError::Broken {
+                name,
+                reason: error.to_string(),
+            }),
+            Err(_) => Err(AcquireError::Fault { name }),
+        }
+    }
+
+    fn sweep(&self) {
+        let snapshot = self.catalog.snapshot();
+        let mut state = self.state();
+        let due = state.slots.iter().filter_map(|(name, slot)| {
+            let Slot::Loaded(resident) = slot else { return None };
+            let idle = resident.idle_since()?.elapsed();
+            let current = snapshot
+                .entries
+                .get(name)
+                .is_some_and(|entry| entry.identity == resident.identity);
+            let tired = self.idle_unload.is_some_and(|limit| idle >= limit);
+            (tired || !current).then(|| name.clone())
+        });
+        for name in due.collect::<Vec<_>>() {
+            self.retire(&mut state, &name);
+        }
+        state.slots.retain(|name, slot| match slot {
+            Slot::Failed { identity, .. } => snapshot
+                .entries
+                .get(name)
+                .is_some_and(|e| e.identity == *identity),
+            _ => true,
+        });
+    }
+}
