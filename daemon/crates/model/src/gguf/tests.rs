@@ -414,3 +414,14 @@ proptest! {
         let _ = parse(bytes);
     }
 }
+
+/// The fuzzer starts from the small model of these tests. HYPRSTREAM_BLESS=1 writes it anew.
+#[test]
+fn the_fuzzers_seed_is_a_whole_model() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../fuzz/seeds/gguf/qwen3.gguf");
+    let bytes = GgufFile::model("qwen3").bytes();
+    if std::env::var_os("HYPRSTREAM_BLESS").is_some() {
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    assert!(std::fs::read(&path).unwrap() == bytes, "run this test once with HYPRSTREAM_BLESS=1");
+}

@@ -428,6 +428,22 @@ fn real_models_agree_across_formats() {
 }
 
 #[test]
+fn models_written_by_transformers_open() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/golden/archs");
+    let mut opened = 0;
+    for arch in std::fs::read_dir(golden).unwrap() {
+        for inner in std::fs::read_dir(arch.unwrap().path()).unwrap() {
+            let path = inner.unwrap().path();
+            if path.join("config.json").exists() {
+                ModelFile::open(&path).unwrap();
+                opened += 1;
+            }
+        }
+    }
+    assert!(opened >= 7, "{opened} models");
+}
+
+#[test]
 fn real_vocabularies_are_read_but_are_no_models() {
     for name in ["llama-bpe", "qwen2", "llama-spm", "phi-3", "gpt-2"] {
         let Some(path) = testing::shared(&format!("vocab/ggml-vocab-{name}.gguf")) else {
