@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# Asks the starter model a list of questions and prints the share of right answers. Invariant: an answer that says "I am only a
-# small starter model" is right only where the question expects it, and no question of the list is in the training text.
+# Asks the starter model a list of questions and prints the share of right answers. Invariant: an answer that admits not
+# to know is right only where the question expects it, and no question of the list is in the training text.
 import argparse
 import http.client
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SHARE_MIN = 0.80
-FALLBACK = ("I am only a small starter model", "I am only the small starter model", "too hard for me", "too much for me")
+FALLBACK = ("do not know that", "cannot do that well", "cannot give good advice", "too hard for me", "too much for me", "too big a question")
 TRAINING_TALKS = 60_000
 
 
@@ -29,8 +29,8 @@ class Connection(http.client.HTTPConnection):
 
 
 def over_socket(path, model, sampling):
-    """A function that asks the daemon at this socket."""
-    def ask(question):
+    """A function that asks the daemon at this socket, one question after another."""
+    def one(question):
         body = {"messages": [{"role": "user", "content": question}], "sampling": sampling}
         if model:
             body["model"] = model
@@ -50,7 +50,7 @@ def over_socket(path, model, sampling):
         if not ended:
             sys.exit(f"{path}: the answer to {question!r} has no end")
         return "".join(text)
-    return ask
+    return lambda questions: [one(question) for question in questions]
 
 
 def by_reference(folder, gguf, sampling):
@@ -67,14 +67,23 @@ def by_reference(folder, gguf, sampling):
     hot = sampling["temperature"] > 0
     torch.manual_seed(0)
 
-    def ask(question):
-        text = tokenizer.apply_chat_template([{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True)
-        ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+    def some(questions):
+        texts = [tokenizer.apply_chat_template([{"role": "user", "content": q}], tokenize=False, add_generation_prompt=True) for q in questions]
+        ids = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
         extra = {"temperature": sampling["temperature"], "top_k": 40, "top_p": 0.95} if hot else {}
         with torch.no_grad():
-            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=sampling["max_tokens"], do_sample=hot,
-                                 eos_token_id=2, pad_token_id=0, **extra)
-        return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
+            out = model.generate(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], max_new_tokens=sampling["max_tokens"],
+                                 do_sample=hot, eos_token_id=2, pad_token_id=0, **extra)
+        return tokenizer.batch_decode(out[:, ids["input_ids"].shape[1]:], skip_special_tokens=True)
+
+    def ask(questions):
+        order = sorted(range(len(questions)), key=lambda at: len(questions[at]))
+        answers = [""] * len(questions)
+        for start in range(0, len(order), 32):
+            group = order[start:start + 32]
+            for at, answer in zip(group, some([questions[at] for at in group])):
+                answers[at] = answer
+        return answers
     return ask
 
 
@@ -119,8 +128,7 @@ def main():
     sampling = {"temperature": args.temperature, "max_tokens": 160}
     ask = over_socket(args.socket, args.model, sampling) if args.socket else by_reference(args.reference, args.gguf, sampling)
     good = 0
-    for entry in entries:
-        answer = ask(entry["question"])
+    for entry, answer in zip(entries, ask([entry["question"] for entry in entries])):
         good += right(entry, answer)
         if not right(entry, answer) and not args.quiet:
             print(f"wrong: {entry['question']}\n       {answer}")
