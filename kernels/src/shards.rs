@@ -32,6 +32,7 @@ impl<'a, T> Shards<'a, T> {
     /// # Safety
     /// While the returned part lives, no other part that overlaps it does.
     #[allow(clippy::mut_from_ref)]
+    #[inline(always)]
     pub(crate) unsafe fn part(&self, at: usize, len: usize) -> &mut [T] {
         assert!(
             at <= self.len && len <= self.len - at,

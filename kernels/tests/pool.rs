@@ -2,6 +2,8 @@
 //!
 //! Invariant under test: after `run` returns or unwinds, its closure is used no more and the pool works on.
 
+#![allow(clippy::unwrap_used)]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -2,6 +2,8 @@
 //!
 //! Invariant under test: decoding is exact, on every instruction set and at any alignment.
 
+#![allow(clippy::unwrap_used)]
+
 mod inputs;
 
 use hyprstream_kernels::{Format, decode_row, decode_row_with, reference};

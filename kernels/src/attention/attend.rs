@@ -36,10 +36,17 @@ pub fn attend(
         shape.kv_heads > 0 && heads.is_multiple_of(shape.kv_heads),
         "key heads divide query heads"
     );
-    let in_order = spans
-        .windows(2)
-        .all(|pair| pair[0].first + pair[0].tokens <= pair[1].first);
-    assert!(in_order, "spans lie one after the other");
+    // Pieces write without looking at each other, so that rows must be in range and belong to one span alone.
+    let rows = out
+        .len()
+        .checked_div(heads.saturating_mul(shape.head_dim))
+        .unwrap_or(0);
+    let mut end = 0;
+    for span in spans {
+        assert!(span.first >= end, "spans lie one after the other");
+        end = span.first.saturating_add(span.tokens);
+    }
+    assert!(end <= rows, "spans lie within q");
     let call = Call {
         shape,
         q,
@@ -142,23 +149,27 @@ impl<'a, T: Value> Piece<'a, T> {
     }
 
     /// Position in the sequence of a row.
+    #[inline(always)]
     fn position(&self, row: usize) -> usize {
         self.span.start + self.token + row / self.heads
     }
 
     /// Where a row lies in q and out.
+    #[inline(always)]
     fn at(&self, row: usize) -> usize {
         let token = self.span.first + self.token + row / self.heads;
         (token * self.call.heads + self.head + row % self.heads) * self.call.shape.head_dim
     }
 
     #[allow(clippy::mut_from_ref)]
+    #[inline(always)]
     fn out(&self, row: usize) -> &mut [f32] {
         // SAFETY: a piece's rows are its own, it runs on one thread, and takes one row at a time.
         unsafe { self.call.out.part(self.at(row), self.call.shape.head_dim) }
     }
 
     /// The slots of the block at `start` that a row sees.
+    #[inline(always)]
     fn visible(&self, row: usize, start: usize) -> std::ops::Range<usize> {
         let end = self.position(row) + 1;
         let first = end.saturating_sub(self.call.window);
@@ -171,13 +182,19 @@ impl<'a, T: Value> Piece<'a, T> {
         let dim = self.call.shape.head_dim;
         let at = self.call.shape.head_at(self.span.blocks[index], self.kv_head);
         let (k, v) = (&self.k[at..at + KV_BLOCK * dim], &self.v[at..at + KV_BLOCK * dim]);
-        let visible: [_; R] = std::array::from_fn(|r| self.visible(row + r, index * KV_BLOCK));
+        let mut visible = [const { 0..0 }; R];
+        for (r, visible) in visible.iter_mut().enumerate() {
+            *visible = self.visible(row + r, index * KV_BLOCK);
+        }
         // Rows are in order of position, so the last sees furthest.
         let end = visible[R - 1].end;
         if end == 0 || visible.iter().all(|visible| visible.is_empty()) {
             return;
         }
-        let q = std::array::from_fn(|r| &self.call.q[self.at(row + r)..][..dim]);
+        let mut q: [&[f32]; R] = [&[]; R];
+        for (r, q) in q.iter_mut().enumerate() {
+            *q = &self.call.q[self.at(row + r)..][..dim];
+        }
         let mut scores = scores::<S, T, R>(s, q, k, end);
         let mut shrink = [1.0; R];
         for r in 0..R {
@@ -221,21 +238,19 @@ impl<'a, T: Value> Piece<'a, T> {
         }
         for j in 0..end {
             let at = j * dim + d;
-            let v: [S::F32; N] = std::array::from_fn(
-                #[inline(always)]
-                |n| {
-                    if whole {
-                        // SAFETY: `d + N * LANES <= dim`, and `v` has rows of `dim` up to `end`.
-                        unsafe { T::load_at(s, v.as_ptr().add(at + n * S::LANES)) }
-                    } else {
-                        T::load_some(s, &v[at..at + width])
-                    }
-                },
-            );
+            let mut values = [s.splat(0.0); N];
+            for (n, value) in values.iter_mut().enumerate() {
+                *value = if whole {
+                    // SAFETY: `d + N * LANES <= dim`, and `v` has rows of `dim` up to `end`.
+                    unsafe { T::load_at(s, v.as_ptr().add(at + n * S::LANES)) }
+                } else {
+                    T::load_some(s, &v[at..at + width])
+                };
+            }
             for r in 0..R {
                 let weight = s.splat(weights[r][j]);
                 for n in 0..N {
-                    sums[r][n] = s.fma(weight, v[n], sums[r][n]);
+                    sums[r][n] = s.fma(weight, values[n], sums[r][n]);
                 }
             }
         }
@@ -309,11 +324,11 @@ fn scores<S: Simd, T: Value, const R: usize>(s: S, q: [&[f32]; R], k: &[T], end:
         let mut sums = [[s.splat(0.0); 4]; R];
         let mut d = 0;
         while d < whole {
-            // SAFETY: `d + LANES <= dim`; `k` has `KV_BLOCK` rows of `dim`, and `j + 4 <= KV_BLOCK`.
-            let keys: [S::F32; 4] = std::array::from_fn(
-                #[inline(always)]
-                |n| unsafe { T::load_at(s, k.as_ptr().add((j + n) * dim + d)) },
-            );
+            let mut keys = [s.splat(0.0); 4];
+            for (n, key) in keys.iter_mut().enumerate() {
+                // SAFETY: `d + LANES <= dim`; `k` has `KV_BLOCK` rows of `dim`, and `j + 4 <= KV_BLOCK`.
+                *key = unsafe { T::load_at(s, k.as_ptr().add((j + n) * dim + d)) };
+            }
             for r in 0..R {
                 // SAFETY: `d + LANES <= dim`, the length of each q.
                 let q = unsafe { s.load_at(q[r].as_ptr().add(d)) };

@@ -128,7 +128,11 @@ impl<'a> Part<'a> {
         let row_bytes = w.bytes.len() / w.rows.max(1);
         let tokens = x.len().checked_div(w.cols).unwrap_or(0);
         assert_eq!(tokens * w.cols, x.len(), "x is [tokens, cols]");
-        assert_eq!(tokens * w.rows, output.y.len(), "y is [tokens, rows]");
+        assert_eq!(
+            tokens.checked_mul(w.rows),
+            Some(output.y.len()),
+            "y is [tokens, rows]"
+        );
         assert!(
             output.bias.is_none_or(|bias| bias.len() == w.rows),
             "bias is [rows]"
@@ -149,6 +153,7 @@ impl<'a> Part<'a> {
         }
     }
 
+    #[inline(always)]
     fn row(&self, i: usize) -> &'a [u8] {
         &self.w.bytes[i * self.row_bytes..(i + 1) * self.row_bytes]
     }

@@ -13,12 +13,16 @@ pub(super) fn dot<S: Simd, D: Decoder, const R: usize>(s: S, rows: [&[u8]; R], x
     let mut total = [0.0; 4];
     for (index, x) in x.chunks(CHUNK).enumerate() {
         let from = index * (CHUNK / D::LEN) * D::BYTES;
-        let sums = dot_chunk::<S, D, R>(s, rows.map(|row| &row[from..]), x);
-        total = if index == 0 {
-            sums
+        let mut chunk: [&[u8]; R] = [&[]; R];
+        for (chunk, row) in chunk.iter_mut().zip(rows) {
+            *chunk = &row[from..];
+        }
+        let sums = dot_chunk::<S, D, R>(s, chunk, x);
+        if index == 0 {
+            total = sums;
         } else {
-            std::array::from_fn(|r| total[r] + sums[r])
-        };
+            total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+        }
     }
     total
 }
@@ -43,7 +47,8 @@ fn dot_chunk<S: Simd, D: Decoder, const R: usize>(s: S, rows: [&[u8]; R], x: &[f
         at += D::BYTES;
     }
     if !rest.is_empty() {
-        let x: [f32; 32] = std::array::from_fn(|i| rest.get(i).copied().unwrap_or(0.0));
+        let mut x = [0.0; 32];
+        x[..rest.len()].copy_from_slice(rest);
         for r in 0..R {
             let mut sum = sums[r];
             D::step(

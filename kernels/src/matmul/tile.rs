@@ -78,7 +78,10 @@ struct Place {
 }
 
 /// Adds the products of four rows of the tile with `T` tokens to `y`.
+// Indices name registers here: the loops over rows and tokens unroll. Closures that `core` would call are kept out,
+// since they are not always inlined, and then run without the vector instructions.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)]
 fn block<S: Simd, const T: usize>(s: S, part: &Part<'_>, tile: &[f32], place: Place) {
     let Place {
         from,
@@ -88,20 +91,25 @@ fn block<S: Simd, const T: usize>(s: S, part: &Part<'_>, tile: &[f32], place: Pl
         row,
         rows,
     } = place;
-    let x: [&[f32]; T] = std::array::from_fn(|t| &part.x[(token + t) * part.w.cols + from..][..len]);
+    let mut x: [&[f32]; T] = [&[]; T];
+    for (t, x) in x.iter_mut().enumerate() {
+        *x = &part.x[(token + t) * part.w.cols + from..][..len];
+    }
     assert!(tile.len() == 4 * stride && stride >= len);
     let mut sums = [[s.splat(0.0); 4]; T];
     let whole = len - len % S::LANES;
     let mut at = 0;
     while at < whole {
-        // SAFETY: `at + LANES <= len`, which is the length of each x.
-        let x: [S::F32; T] = std::array::from_fn(|t| unsafe { s.load_at(x[t].as_ptr().add(at)) });
-        #[allow(clippy::needless_range_loop)]
+        let mut inputs = [s.splat(0.0); T];
+        for (t, input) in inputs.iter_mut().enumerate() {
+            // SAFETY: `at + LANES <= len`, which is the length of each x.
+            *input = unsafe { s.load_at(x[t].as_ptr().add(at)) };
+        }
         for r in 0..4 {
             // SAFETY: `at + LANES <= stride`, and the tile has four rows of `stride`.
             let w = unsafe { s.load_at(tile.as_ptr().add(r * stride + at)) };
             for t in 0..T {
-                sums[t][r] = s.fma(w, x[t], sums[t][r]);
+                sums[t][r] = s.fma(w, inputs[t], sums[t][r]);
             }
         }
         at += S::LANES;

@@ -72,7 +72,7 @@ impl Decoder for Q8_0 {
     #[inline(always)]
     fn step<S: Simd>(s: S, bytes: &[u8], mut sink: impl FnMut(usize, S::F32)) {
         let bytes = &bytes[..Self::BYTES];
-        let d = s.splat(s.half(bytes));
+        let d = s.splat_half(bytes);
         for at in (0..32).step_by(S::LANES) {
             sink(at, s.mul(d, s.to_f32(s.i8s(&bytes[2 + at..]))));
         }
@@ -86,7 +86,7 @@ impl Decoder for Q4_0 {
     #[inline(always)]
     fn step<S: Simd>(s: S, bytes: &[u8], mut sink: impl FnMut(usize, S::F32)) {
         let bytes = &bytes[..Self::BYTES];
-        let d = s.splat(s.half(bytes));
+        let d = s.splat_half(bytes);
         let minus_8 = s.splat_i32(-8);
         for at in (0..16).step_by(S::LANES) {
             let q = s.and(s.u8s(&bytes[2 + at..]), s.splat_i32(15));
@@ -113,10 +113,13 @@ fn scales_and_mins<S: Simd>(s: S, bytes: &[u8]) -> ([f32; 8], [f32; 8]) {
         ((c >> 4) & 0x0f0f_0f0f) | ((b >> 2) & 0x3030_3030),
     ];
     let bytes_of = |words: [u32; 2]| (u64::from(words[0]) | u64::from(words[1]) << 32).to_le_bytes();
-    (
-        bytes_of(scales).map(|q| d * f32::from(q)),
-        bytes_of(mins).map(|q| -(dmin * f32::from(q))),
-    )
+    let (scales, mins) = (bytes_of(scales), bytes_of(mins));
+    let mut out = ([0.0; 8], [0.0; 8]);
+    for group in 0..8 {
+        out.0[group] = d * f32::from(scales[group]);
+        out.1[group] = -(dmin * f32::from(mins[group]));
+    }
+    out
 }
 
 impl Decoder for Q4K {

@@ -226,9 +226,16 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn half(self, from: &[u8]) -> f32 {
-        let bits = u16::from_le_bytes([from[0], from[1]]);
+        let bits = i16::from_le_bytes([from[0], from[1]]);
         // SAFETY: the token proves the instruction.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(bits))) }
+    }
+    // A broadcast, since writing one lane would wait for the register's last use.
+    #[inline(always)]
+    fn splat_half(self, from: &[u8]) -> F {
+        let bits = i16::from_le_bytes([from[0], from[1]]);
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(bits)) }
     }
 }
 

@@ -105,6 +105,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn store_half(self, to: &mut [u16], v: Self::F32);
     /// One f16 in the first two bytes.
     fn half(self, from: &[u8]) -> f32;
+    /// One f16 in the first two bytes, in all lanes.
+    fn splat_half(self, from: &[u8]) -> Self::F32;
 }
 
 /// The token of a level that this processor has.

@@ -14,14 +14,24 @@ const LANES: usize = 8;
 type F = [f32; LANES];
 type I = [i32; LANES];
 
+/// `array::from_fn` that is always inlined, so that its closure is too.
+#[inline(always)]
+fn lanes<T: Copy + Default>(f: impl Fn(usize) -> T) -> [T; LANES] {
+    let mut v = [T::default(); LANES];
+    for (i, v) in v.iter_mut().enumerate() {
+        *v = f(i);
+    }
+    v
+}
+
 #[inline(always)]
 fn zip(a: F, b: F, f: impl Fn(f32, f32) -> f32) -> F {
-    std::array::from_fn(|i| f(a[i], b[i]))
+    lanes(|i| f(a[i], b[i]))
 }
 
 #[inline(always)]
 fn zip_i32(a: I, b: I, f: impl Fn(i32, i32) -> i32) -> I {
-    std::array::from_fn(|i| f(a[i], b[i]))
+    lanes(|i| f(a[i], b[i]))
 }
 
 impl Simd for Scalar {
@@ -45,7 +55,7 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn load(self, from: &[f32]) -> F {
-        std::array::from_fn(|i| from[..LANES][i])
+        lanes(|i| from[..LANES][i])
     }
     #[inline(always)]
     fn load_some(self, from: &[f32]) -> F {
@@ -79,7 +89,7 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn fma(self, a: F, b: F, c: F) -> F {
-        std::array::from_fn(|i| a[i] * b[i] + c[i])
+        lanes(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
     fn max(self, a: F, b: F) -> F {
@@ -91,7 +101,7 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn round(self, v: F) -> F {
-        v.map(f32::round)
+        lanes(|i| v[i].round_ties_even())
     }
     #[inline(always)]
     fn sum4(self, v: [F; 4]) -> [f32; 4] {
@@ -100,11 +110,11 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn u8s(self, from: &[u8]) -> I {
-        std::array::from_fn(|i| i32::from(from[..LANES][i]))
+        lanes(|i| i32::from(from[..LANES][i]))
     }
     #[inline(always)]
     fn i8s(self, from: &[u8]) -> I {
-        std::array::from_fn(|i| i32::from(from[..LANES][i] as i8))
+        lanes(|i| i32::from(from[..LANES][i] as i8))
     }
     #[inline(always)]
     fn splat_i32(self, value: i32) -> I {
@@ -124,46 +134,44 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn shl(self, v: I, bits: u32) -> I {
-        v.map(|v| v << bits)
+        lanes(|i| v[i] << bits)
     }
     #[inline(always)]
     fn shr(self, v: I, bits: u32) -> I {
-        v.map(|v| ((v as u32) >> bits) as i32)
+        lanes(|i| ((v[i] as u32) >> bits) as i32)
     }
     #[inline(always)]
     fn to_f32(self, v: I) -> F {
-        v.map(|v| v as f32)
+        lanes(|i| v[i] as f32)
     }
     #[inline(always)]
     fn to_i32(self, v: F) -> I {
-        v.map(|v| v as i32)
+        lanes(|i| v[i] as i32)
     }
     #[inline(always)]
     fn float_of(self, v: I) -> F {
-        v.map(|v| f32::from_bits(v as u32))
+        lanes(|i| f32::from_bits(v[i] as u32))
     }
     #[inline(always)]
     fn f32s(self, from: &[u8]) -> F {
         let from = &from[..4 * LANES];
-        std::array::from_fn(|i| {
-            f32::from_le_bytes([from[4 * i], from[4 * i + 1], from[4 * i + 2], from[4 * i + 3]])
-        })
+        lanes(|i| f32::from_le_bytes([from[4 * i], from[4 * i + 1], from[4 * i + 2], from[4 * i + 3]]))
     }
     #[inline(always)]
     fn f16s(self, from: &[u8]) -> F {
         let from = &from[..2 * LANES];
-        std::array::from_fn(|i| f16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32())
+        lanes(|i| f16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32())
     }
     #[inline(always)]
     fn bf16s(self, from: &[u8]) -> F {
         let from = &from[..2 * LANES];
-        std::array::from_fn(|i| bf16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32())
+        lanes(|i| bf16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32())
     }
     #[inline(always)]
     unsafe fn halves_at(self, from: *const u16) -> F {
         // SAFETY: the caller says that so many values are readable.
         let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
-        bits.map(|bits| f16::from_bits(bits).to_f32())
+        lanes(|i| f16::from_bits(bits[i]).to_f32())
     }
     #[inline(always)]
     fn store_half(self, to: &mut [u16], v: F) {
@@ -175,5 +183,9 @@ impl Simd for Scalar {
     #[inline(always)]
     fn half(self, from: &[u8]) -> f32 {
         f16::from_le_bytes([from[0], from[1]]).to_f32()
+    }
+    #[inline(always)]
+    fn splat_half(self, from: &[u8]) -> F {
+        self.splat(self.half(from))
     }
 }
