@@ -11,7 +11,7 @@ use super::TokenizerError;
 
 /// Longest time for one text; real patterns cut several megabytes a second.
 const SPLIT_TIME_MAX: Duration = Duration::from_secs(10);
-/// Steps back that one match may take: a run of this many blanks is the longest that `\s*[\r\n]+` gets over.
+/// Steps back that one match may take. (The engine also stops at a million kept states, so at longer runs of blanks.)
 const BACKTRACK_MAX: usize = 20_000_000;
 /// Size of a compiled pattern in bytes.
 const PATTERN_BYTES_MAX: usize = 16 << 20;
