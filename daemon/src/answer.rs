@@ -122,6 +122,8 @@ impl Answer {
                     self.over = true;
                     tracing::info!(
                         request_id = self.job.id(),
+                        model = self.job.model(),
+                        uid = self.job.uid(),
                         prompt_tokens = usage.prompt_tokens,
                         completion_tokens = usage.completion_tokens,
                         queue_ms = timings.queue_ms,

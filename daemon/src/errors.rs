@@ -115,7 +115,8 @@ impl From<EngineError> for Failure {
 
 impl From<InvalidSampling> for Failure {
     fn from(error: InvalidSampling) -> Failure {
-        Failure::bad_field(format!("sampling.{}", error.field), error.message)
+        let message = format!("`{}` {}", error.field, error.message);
+        Failure::bad_field(format!("sampling.{}", error.field), message)
     }
 }
 

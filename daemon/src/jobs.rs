@@ -114,6 +114,16 @@ impl Running {
         &self.entry.id
     }
 
+    /// Its model.
+    pub fn model(&self) -> &str {
+        &self.entry.model
+    }
+
+    /// Whose it is.
+    pub fn uid(&self) -> u32 {
+        self.entry.uid
+    }
+
     /// What the engine reports to.
     pub fn progress(&self) -> &Arc<Progress> {
         &self.entry.progress

@@ -102,6 +102,14 @@ fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
 
 /// Reads TOML text over `config`; `path` is for messages.
 pub(super) fn apply_text(config: &mut Config, path: &Path, text: &str, errors: &mut Vec<ConfigError>) {
+    let mut own = Vec::new();
+    check_text(config, path, text, &mut own);
+    // The parser sorts by name; people read from the top.
+    own.sort_by_key(|error| error.at);
+    errors.append(&mut own);
+}
+
+fn check_text(config: &mut Config, path: &Path, text: &str, errors: &mut Vec<ConfigError>) {
     let mut complain = |offset: Option<usize>, message: String| {
         errors.push(ConfigError {
             file: path.to_owned(),
@@ -111,10 +119,23 @@ pub(super) fn apply_text(config: &mut Config, path: &Path, text: &str, errors: &
     };
     let (table, syntax) = DeTable::parse_recoverable(text);
     for error in syntax.iter().take(SYNTAX_ERRORS_SHOWN) {
-        complain(
-            error.span().map(|span| span.start),
-            error.message().trim().to_owned(),
-        );
+        // The parser says "duplicate key" and leaves it to its caller to say which.
+        let rest = error
+            .span()
+            .and_then(|span| text.get(span.start..))
+            .unwrap_or_default();
+        let word: String = rest
+            .chars()
+            .take_while(|c| !c.is_whitespace() && *c != '=')
+            .take(40)
+            .collect();
+        let at = if word.is_empty() {
+            String::new()
+        } else {
+            format!(" at `{word}`")
+        };
+        let message = format!("{}{at}", error.message().trim());
+        complain(error.span().map(|span| span.start), message);
     }
     if !syntax.is_empty() {
         return;

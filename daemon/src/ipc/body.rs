@@ -33,12 +33,13 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let field = error.path().to_string();
         let error = error.into_inner();
-        match field.as_str() {
-            "." | "" => Failure::new(
+        let has_place = error.is_data() && !matches!(field.as_str(), "." | "?" | "");
+        match has_place {
+            false => Failure::new(
                 ErrorCode::BadRequest,
                 format!("the request is not right: {error}"),
             ),
-            _ => Failure::bad_field(field.clone(), format!("`{field}` is not right: {error}")),
+            true => Failure::bad_field(field.clone(), format!("`{field}` is not right: {error}")),
         }
     })?;
     reader.end().map_err(|error| {

@@ -87,7 +87,13 @@ impl Door {
             });
         }
         make_folder(path, user)?;
-        clear(path)?;
+        if Door::probe(path)? {
+            tracing::info!(
+                "{} was left by a daemon that is gone; it is replaced",
+                path.display()
+            );
+            fs::remove_file(path).map_err(system("remove"))?;
+        }
         let name = path.to_fs_name::<GenericFilePath>().map_err(system("use"))?;
         let listener = ListenerOptions::new()
             .name(name)
@@ -101,6 +107,51 @@ impl Door {
             listener,
             own: Some((path.to_owned(), id)),
         })
+    }
+
+    /// Whether the socket was made here, not handed over.
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Looks whether somebody is there: an error when a daemon answers, true when its socket is all that is left of it.
+    pub fn probe(path: &Path) -> Result<bool, BindError> {
+        let system = |what| {
+            move |source| BindError::System {
+                what,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        match fs::symlink_metadata(path) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(false);
+            }
+            Err(error) => return Err(system("look at")(error)),
+            Ok(metadata) if !metadata.file_type().is_socket() => {
+                return Err(BindError::NotASocket(path.to_owned()));
+            }
+            Ok(_) => {}
+        }
+        match UnixStream::connect(path) {
+            Ok(stream) => {
+                let pid = rustix::net::sockopt::socket_peercred(&stream).map_or_else(
+                    |_| "unknown".to_owned(),
+                    |peer| peer.pid.as_raw_nonzero().to_string(),
+                );
+                Err(BindError::Running {
+                    path: path.to_owned(),
+                    pid,
+                })
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+            Err(error) => Err(system("connect to")(error)),
+        }
     }
 
     /// A way to remove the socket's file, as long as it is still this daemon's.
@@ -153,45 +204,6 @@ fn make_folder(path: &Path, user: bool) -> Result<(), BindError> {
         });
     }
     Ok(())
-}
-
-/// Removes the socket of a daemon that is gone.
-fn clear(path: &Path) -> Result<(), BindError> {
-    let system = |what| {
-        move |source| BindError::System {
-            what,
-            path: path.to_owned(),
-            source,
-        }
-    };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(system("look at")(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(BindError::NotASocket(path.to_owned()));
-        }
-        Ok(_) => {}
-    }
-    match UnixStream::connect(path) {
-        Ok(stream) => {
-            let pid = rustix::net::sockopt::socket_peercred(&stream).map_or_else(
-                |_| "unknown".to_owned(),
-                |peer| peer.pid.as_raw_nonzero().to_string(),
-            );
-            Err(BindError::Running {
-                path: path.to_owned(),
-                pid,
-            })
-        }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(
-                "{} was left by a daemon that is gone; it is replaced",
-                path.display()
-            );
-            fs::remove_file(path).map_err(system("remove"))
-        }
-        Err(error) => Err(system("connect to")(error)),
-    }
 }
 
 #[cfg(test)]

@@ -71,7 +71,10 @@ impl Configured {
     /// Locks the state folder and opens the socket.
     pub fn listen(self) -> Result<Listening, Refusal> {
         let Configured(settings) = self;
-        // A live daemon at the socket is the better message, and comes at once.
+        // A live daemon at the socket is the better message, and comes at once. Under systemd it is systemd that listens.
+        if std::env::var_os("LISTEN_FDS").is_none() {
+            Door::probe(&settings.socket)?;
+        }
         let state = &settings.config.storage.state;
         make_folder(state, settings.user);
         let lock = Lock::take(state)?;
@@ -86,15 +89,19 @@ impl Listening {
         let Listening { settings, lock, door } = self;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let app = assemble(&settings)?;
+        let at = if door.is_own() {
+            settings.socket.display().to_string()
+        } else {
+            "systemd's socket".to_owned()
+        };
         let unlink = Box::new(door.unlinker());
         let router = ipc::router(&app);
         let server = tokio::spawn(ipc::serve(door.listener, router, Arc::clone(&app)));
         tokio::spawn(app.models.clone().tend());
         tokio::spawn(notify::tell(Arc::clone(&app)));
         tracing::info!(
-            "hyprstreamd {} listens at {}, {} models",
+            "hyprstreamd {} listens at {at}, {} models",
             env!("CARGO_PKG_VERSION"),
-            settings.socket.display(),
             app.catalog.snapshot().entries.len()
         );
         Ok(Serving {

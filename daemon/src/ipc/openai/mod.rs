@@ -64,7 +64,12 @@ fn error_json(failure: &Failure) -> Value {
         ErrorCode::ContextExceeded => "context_length_exceeded",
         code => code.as_str(),
     };
-    json!({"error": {"message": body.message, "type": kind, "param": body.field, "code": code}})
+    // OpenAI has no sections within a request.
+    let param = body
+        .field
+        .as_deref()
+        .map(|field| field.strip_prefix("sampling.").unwrap_or(field));
+    json!({"error": {"message": body.message, "type": kind, "param": param, "code": code}})
 }
 
 async fn models(State(app): State<Arc<App>>) -> Response {
