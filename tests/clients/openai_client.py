@@ -103,8 +103,8 @@ def errors(client):
     fails(openai.BadRequestError, lambda: create(model="plain", messages=HELLO), "plain")
     ids = [5] * 600
     fails(openai.BadRequestError, lambda: client.completions.create(model="plain", prompt=ids), "600", "512")
-    fails(openai.BadRequestError, lambda: create(model="tiny", messages=HELLO, extra_body={"no_such_option": 1}),
-          "no_such_option")
+    biased = lambda: create(model="tiny", messages=HELLO, logit_bias={"5": 100})
+    fails(openai.BadRequestError, biased, "logit_bias")
 
 
 def hang_up(client):

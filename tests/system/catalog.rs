@@ -230,8 +230,9 @@ fn a_repaired_file_becomes_usable() {
 
 #[test]
 fn the_catalog_survives_a_kill() {
-    let daemon = Daemon::tiny();
+    let mut daemon = Daemon::tiny();
     daemon.signal(rustix::process::Signal::KILL);
+    assert_eq!(daemon.ended().code(), None);
     let folder = daemon.folder().to_owned();
     let mut again = hyprstream_tests::Running::start(&mut hyprstream_tests::daemon::command(&folder));
     let model: Value = wait::until("it serves again", || {
