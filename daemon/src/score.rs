@@ -10,6 +10,20 @@ use hyprstream_protocol::{Event, JobKind, Prompt, Sampling, ScoreReply, ScoredTo
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Tokens and alternatives in one answer; with their texts about a hundred bytes each.
+pub const SCORED_MAX: usize = 1 << 20;
+
+/// The answer would be too large to hold.
+pub fn too_much(tokens: usize, top: u8) -> Failure {
+    let most = SCORED_MAX / (1 + usize::from(top));
+    let message =
+        format!("{tokens} tokens or more are too many to score at once with {top} alternatives each");
+    Failure::bad_field(
+        "prompt",
+        format!("{message}; at most {most} can be, so send the text in parts"),
+    )
+}
+
 /// Scores a prompt. Ends with the caller's task.
 pub async fn score(
     app: &Arc<App>,
@@ -29,6 +43,9 @@ pub async fn score(
         },
     )
     .await?;
+    if tokens.len().saturating_mul(1 + usize::from(top)) > SCORED_MAX {
+        return Err(too_much(tokens.len(), top));
+    }
     let context = app.engine.options().context_of(lease.model().config());
     let mut scored: Vec<ScoredToken> = Vec::with_capacity(tokens.len());
     for (window, fresh) in windows(tokens.len(), context) {

@@ -10,6 +10,7 @@ use crate::errors::Failure;
 use crate::ipc::stream::{Render, Streaming};
 use crate::ipc::{body, reply};
 use crate::prompt::Input;
+use crate::score::{SCORED_MAX, too_much};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -18,6 +19,7 @@ use hyprstream_protocol::{Event, JobKind, Prompt, Sampling, TokenEvent, Usage};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -153,13 +155,14 @@ async fn whole(
     orders: VecDeque<Order>,
 ) -> Result<Response, Failure> {
     let slots = Arc::new(Semaphore::new(TOGETHER));
+    let scored = Arc::new(AtomicUsize::new(0));
     // Dropped with this task when the client hangs up, and then all of its tasks end.
     let mut tasks = JoinSet::new();
     for (index, order) in orders.into_iter().enumerate() {
-        let (app, slots) = (Arc::clone(app), Arc::clone(&slots));
+        let (app, slots, scored) = (Arc::clone(app), Arc::clone(&slots), Arc::clone(&scored));
         tasks.spawn(async move {
             let _slot = slots.acquire_owned().await;
-            choice(&app, shape, index, order).await
+            choice(&app, shape, index, order, &scored).await
         });
     }
     let mut choices = Vec::new();
@@ -183,7 +186,9 @@ async fn choice(
     shape: Shape,
     index: usize,
     order: Order,
+    scored: &AtomicUsize,
 ) -> Result<(usize, Value, Usage), Failure> {
+    let top = order.sampling.logprobs.unwrap_or(0);
     let entry = Arc::clone(&order.entry);
     let mut answer = begin(app, order)?;
     answer.started().await?;
@@ -191,6 +196,11 @@ async fn choice(
     let mut text = String::new();
     let mut logprobs = Legacy::default();
     while let Some(event) = answer.next().await {
+        // Counted over all prompts of the request: they stand in one answer.
+        let held = 1 + usize::from(top);
+        if shape.logprobs && scored.fetch_add(held, Ordering::Relaxed) > SCORED_MAX {
+            return Err(too_much(SCORED_MAX / held, top));
+        }
         match event? {
             Event::Prompt(token) | Event::Token(token) => text.push_str(&part.take(token, &mut logprobs)),
             Event::Done { reason, usage, .. } => {
