@@ -7,6 +7,7 @@ mod autostart;
 mod catalog;
 mod crowd;
 mod foreign;
+mod hostile;
 mod lifecycle;
 mod refusals;
 mod starter;
