@@ -141,6 +141,14 @@ fn hostile_templates_end() {
             ")".repeat(50_000) + " }}"
         ),
         "{% if true %}".repeat(20_000),
+        "{% set ns = namespace() %}{% for i in range(1000) %}{% set ns.x = namespace(x=ns.x) %}{% endfor %}".to_owned(),
+        "{% set ns = namespace() %}{% for i in range(1000) %}{% set n = namespace() %}{% set n.x = ns.x %}{% set ns.x = n %}{% endfor %}".to_owned(),
+        "{% set ns = namespace(x=1) %}{% for i in range(100000) %}{% set ns.x = dict(x=ns.x) %}{% endfor %}".to_owned(),
+        "{% set ns = namespace(x='ab') %}{% for i in range(100000) %}{% set ns.x = ns.x[0:] ~ ns.x[0:] %}{% endfor %}".to_owned(),
+        "{% set ns = namespace() %}{% set ns.x = [ns] %}".to_owned(),
+        "{{ ('a' * 99999999) ~ ('a' * 99999999) ~ ('a' * 99999999) ~ ('a' * 99999999) ~ ('a' * 99999999) ~ ('a' * 99999999) ~ ('a' * 99999999) ~ ('a' * 99999999) ~ ('a' * 99999999) ~ ('a' * 99999999) ~ ('a' * 99999999) }}".to_owned(),
+        format!("{{{{ 'a'{} }}}}", " ~ 'a'".repeat(40_000)),
+        format!("{{% if false %}}{}{{% endif %}}", "{% elif false %}".repeat(15_000)),
         "{% include 'x' %}".to_owned(),
         "{% import '/etc/passwd' as x %}".to_owned(),
         "{{ ''.__class__.__mro__ }}".to_owned(),
@@ -159,6 +167,13 @@ fn hostile_templates_end() {
     }
     let long = "x".repeat(1 << 20);
     assert!(matches!(render(&long), Err(TemplateError::SourceTooLong { .. })));
+}
+
+/// Slices are made on demand; a long chain of them must not recurse when it is read or dropped.
+#[test]
+fn long_chains_of_slices_are_short() {
+    let chain = "{% set ns = namespace(x=[1, 2]) %}{% for i in range(50000) %}{% set ns.x = ns.x[0:] %}{% endfor %}{{ ns.x }}";
+    assert_eq!(render(chain).unwrap(), "[1, 2]");
 }
 
 #[test]

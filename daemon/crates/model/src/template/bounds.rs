@@ -81,12 +81,18 @@ impl Work {
         self.walk_at(value, 0)
     }
 
+    /// The same for what becomes part of another value. Namespaces may not: they can change, so they could make rings
+    /// and chains that no walk has seen.
+    pub(super) fn walk_part(&self, value: &Value) -> Result<(), Error> {
+        self.walk_at(value, 1)
+    }
+
     fn walk_at(&self, value: &Value, depth: usize) -> Result<(), Error> {
         let kind = value.kind();
         if !matches!(kind, ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
             return Ok(());
         }
-        if depth >= DEPTH_MAX {
+        if depth >= DEPTH_MAX || (depth > 0 && is_namespace(value)) {
             return Err(self.stop());
         }
         for item in value.try_iter()? {
@@ -105,6 +111,12 @@ impl Work {
         let entries = || value.len().unwrap_or(0).saturating_mul(ENTRY_BYTES);
         self.charge(value.as_str().map_or_else(entries, str::len))
     }
+}
+
+fn is_namespace(value: &Value) -> bool {
+    value
+        .as_object()
+        .is_some_and(|object| object.type_name().ends_with("::Namespace"))
 }
 
 /// Most instructions for a template whose longest plain text has `raw_max` bytes.

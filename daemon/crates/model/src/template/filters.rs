@@ -8,7 +8,7 @@ use minijinja::{Environment, Error, ErrorKind, State};
 use minijinja_contrib::pycompat;
 
 use super::bounds::Work;
-use super::{json, operators, python};
+use super::{json, operators, python, rewrite};
 
 /// The engine's own filters, to call from ours.
 static BUILTIN: LazyLock<Environment<'static>> = LazyLock::new(Environment::new);
@@ -48,8 +48,11 @@ pub(super) fn install(env: &mut Environment<'static>, work: &Arc<Work>) {
     env.remove_global("debug");
     for name in LINEAR {
         let work = Arc::clone(work);
-        env.add_filter(*name, move |args: Rest<Value>| linear(name, &args, &work));
+        env.add_filter(*name, move |args: Rest<Value>, named: Kwargs| {
+            linear(name, &all(args, named), &work)
+        });
     }
+    install_namespaces(env, work);
     let own = Arc::clone(work);
     env.add_filter(
         "tojson",
@@ -86,6 +89,42 @@ pub(super) fn install(env: &mut Environment<'static>, work: &Arc<Work>) {
     env.set_unknown_method_callback(move |state, value, name, args| method(state, value, name, args, &own));
 }
 
+/// Arguments as they came: those with names go last, in one value.
+fn all(args: Rest<Value>, named: Kwargs) -> Vec<Value> {
+    let mut all = args.0;
+    if named.args().next().is_some() {
+        all.push(named.into());
+    }
+    all
+}
+
+/// Makes sure that namespaces, which can change, never become part of another value.
+fn install_namespaces(env: &mut Environment<'static>, work: &Arc<Work>) {
+    for name in ["dict", "namespace"] {
+        let work = Arc::clone(work);
+        env.add_function(
+            name,
+            move |args: Rest<Value>, named: Kwargs| -> Result<Value, Error> {
+                let args = all(args, named);
+                args.iter().try_for_each(|arg| work.walk_part(arg))?;
+                let mut state = BUILTIN.empty_state();
+                let builtin = state.lookup(name).unwrap_or_default();
+                builtin.call(&mut state, &args)
+            },
+        );
+    }
+    let own = Arc::clone(work);
+    env.add_filter(rewrite::KEEP, move |value: Value| -> Result<Value, Error> {
+        own.walk_part(&value)?;
+        // What is made on demand would hold on to what it is made from, and that to what came before.
+        Ok(if value.kind() == ValueKind::Iterable {
+            value.try_iter()?.collect::<Vec<_>>().into()
+        } else {
+            value
+        })
+    });
+}
+
 /// Runs one of the engine's filters: walks what it will walk, pays for what it may make beyond its input, then for
 /// what it made.
 fn linear(name: &str, args: &[Value], work: &Work) -> Result<Value, Error> {
@@ -95,6 +134,9 @@ fn linear(name: &str, args: &[Value], work: &Work) -> Result<Value, Error> {
     }
     work.charge(growth(name, &value, args)?)?;
     let made = BUILTIN.empty_state().apply_filter(name, args)?;
+    if matches!(name, "batch" | "slice" | "zip" | "chain" | "groupby" | "dictsort") {
+        work.walk(&made)?;
+    }
     work.charge_value(&made)?;
     Ok(made)
 }
@@ -194,6 +236,8 @@ fn method(
     work: &Work,
 ) -> Result<Value, Error> {
     let text = |index: usize| args.get(index).and_then(|v| v.as_str()).unwrap_or_default();
+    // Arguments are hashed and compared all the way down.
+    args.iter().try_for_each(|arg| work.walk(arg))?;
     match (value.as_str(), name) {
         (Some(own), "replace") => work.charge(grown(own, text(0), text(1)))?,
         (Some(glue), "join") => {

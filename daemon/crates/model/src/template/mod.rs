@@ -8,6 +8,7 @@ mod generation;
 mod json;
 mod operators;
 mod python;
+mod rewrite;
 mod strftime;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ const CALL_DEPTH_MAX: usize = 100;
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     source: String,
+    /// Assignments to attributes in `source`, each of which is checked.
+    kept: usize,
     /// Longest stretch of plain text in bytes; it bounds how many instructions one rendering may take.
     raw_max: usize,
 }
@@ -66,8 +69,9 @@ impl ChatTemplate {
                 max: SOURCE_BYTES_MAX,
             });
         }
-        let source = generation::without_marks(source);
-        let (code, blocks) = compile(&source)?;
+        let rewrite::Checked { source, kept } =
+            rewrite::checked(&generation::without_marks(source), syntax())?;
+        let (code, blocks) = compile(&source, kept)?;
         let all = std::iter::once(&code).chain(blocks.values());
         let raws =
             all.flat_map(|code| (0..).map_while(|i| code.get(i)))
@@ -76,7 +80,11 @@ impl ChatTemplate {
                     _ => 0,
                 });
         let raw_max = raws.max().unwrap_or(0);
-        Ok(ChatTemplate { source, raw_max })
+        Ok(ChatTemplate {
+            source,
+            kept,
+            raw_max,
+        })
     }
 
     /// The text of a conversation.
@@ -85,7 +93,7 @@ impl ChatTemplate {
         let work = Arc::new(Work::new(bounds::size(&context)));
         let env = environment(&work, input.now, self.raw_max);
         // Compiling takes well under a millisecond, and what is compiled borrows from the source.
-        let (code, blocks) = compile(&self.source)?;
+        let (code, blocks) = compile(&self.source, self.kept)?;
         let mut out = String::new();
         let done = eval(
             &env,
@@ -113,7 +121,7 @@ fn syntax() -> SyntaxConfig {
 }
 
 /// Compiles, and puts checked operators in place of those that could make values without bound.
-fn compile(source: &str) -> Result<Code<'_>, TemplateError> {
+fn compile(source: &str, kept: usize) -> Result<Code<'_>, TemplateError> {
     let syntax_error = |e: minijinja::Error| TemplateError::Syntax {
         line: e.line().unwrap_or(1),
         message: words(&e),
@@ -122,8 +130,13 @@ fn compile(source: &str) -> Result<Code<'_>, TemplateError> {
     let mut generator = CodeGenerator::new(NAME, source);
     generator.compile_stmt(&tree);
     let (mut code, mut blocks) = generator.finish();
+    let mut assigned = 0;
     for code in std::iter::once(&mut code).chain(blocks.values_mut()) {
-        operators::replace(code);
+        assigned += operators::replace(code);
+    }
+    if assigned != kept {
+        let message = "an attribute is assigned to other than by {% set %}".to_owned();
+        return Err(TemplateError::Syntax { line: 1, message });
     }
     Ok((code, blocks))
 }
@@ -135,6 +148,7 @@ fn environment(work: &Arc<Work>, now: SystemTime, raw_max: usize) -> Environment
     env.set_fuel(Some(bounds::fuel(raw_max)));
     operators::install(&mut env, work);
     filters::install(&mut env, work);
+    env.add_global(rewrite::ONE, 1);
     let raised = Arc::clone(work);
     env.add_function(
         "raise_exception",

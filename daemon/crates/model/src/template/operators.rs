@@ -16,11 +16,13 @@ use super::python;
 /// Filters are cached by number within one template; this number is never cached.
 const NOT_CACHED: u8 = !0;
 
-/// Puts a filter in the place of each such operator. No template can spell these names.
-pub(super) fn replace(code: &mut Instructions<'_>) {
+/// Puts a filter in the place of each such operator. No template can spell these names. Returns how many attributes
+/// are assigned to.
+pub(super) fn replace(code: &mut Instructions<'_>) -> usize {
+    let mut assigned = 0;
     for index in 0.. {
         let Some(instruction) = code.get_mut(index) else {
-            return;
+            break;
         };
         let (name, operands) = match instruction {
             Instruction::Add => ("+", Some(2)),
@@ -32,10 +34,15 @@ pub(super) fn replace(code: &mut Instructions<'_>) {
             Instruction::BuildList(Some(n)) if *n > 0 && *n < 0xFFFF => ("[]", u16::try_from(*n).ok()),
             Instruction::BuildTuple(Some(n)) if *n > 0 && *n < 0xFFFF => ("()", u16::try_from(*n).ok()),
             Instruction::BuildMap(n) if *n > 0 && *n < 0x7FFF => ("{}", u16::try_from(*n * 2).ok()),
+            Instruction::SetAttr(_) => {
+                assigned += 1;
+                continue;
+            }
             _ => continue,
         };
         *instruction = Instruction::ApplyFilter(name, operands, NOT_CACHED);
     }
+    assigned
 }
 
 /// Adds the filters that `replace` names.
@@ -53,9 +60,9 @@ pub(super) fn install(env: &mut Environment<'static>, work: &Arc<Work>) {
     let mut build = |name: &'static str, run: fn(Vec<Value>) -> Value| {
         let work = Arc::clone(work);
         env.add_filter(name, move |items: Rest<Value>| -> Result<Value, Error> {
-            let value = run(items.0);
-            work.walk(&value)?;
-            Ok(value)
+            // Before they become keys, which are hashed all the way down.
+            items.iter().try_for_each(|item| work.walk_part(item))?;
+            Ok(run(items.0))
         });
     };
     build("[]", Value::from);
@@ -179,6 +186,7 @@ pub(super) fn equal(left: &Value, right: &Value, work: &Work) -> Result<bool, Er
 }
 
 fn contains(item: &Value, container: &Value, work: &Work) -> Result<Value, Error> {
+    work.walk(item)?;
     if let Some(text) = container.as_str() {
         let Some(part) = item.as_str() else {
             let message = format!("'in' wants a string on its left, not {}", item.kind());
@@ -187,11 +195,7 @@ fn contains(item: &Value, container: &Value, work: &Work) -> Result<Value, Error
         return Ok(text.contains(part).into());
     }
     match container.kind() {
-        ValueKind::Map => Ok((!container.get_item(item)?.is_undefined() || {
-            work.walk(item)?;
-            container.try_iter()?.any(|key| key == *item)
-        })
-        .into()),
+        ValueKind::Map => Ok(container.try_iter()?.any(|key| key == *item).into()),
         ValueKind::Undefined => Ok(false.into()),
         _ => {
             work.walk(container)?;
