@@ -83,7 +83,6 @@ impl Failure {
                 ErrorCode::Busy | ErrorCode::Stopping => {
                     body.retry_ms.map(|ms| format!("try again in {}", seconds(ms)))
                 }
-                ErrorCode::ModelNotFound => Some("`hyp models` lists the models".into()),
                 ErrorCode::ModelBroken => Some("`hyp show MODEL` tells more".into()),
                 ErrorCode::ModelTooLarge => {
                     Some("`hyp ps` shows what is loaded, `hyp unload MODEL` frees memory".into())

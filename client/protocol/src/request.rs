@@ -27,10 +27,10 @@ pub struct Sampling {
     /// Over how many of the last tokens the penalties look back; 0 is all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repeat_last: Option<u32>,
-    /// Subtract this once from the logit of a token seen lately; -2 to 2.
+    /// Subtract this once from the logit of a token generated lately; -2 to 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub presence_penalty: Option<f32>,
-    /// Subtract this from the logit for each time the token was seen lately; -2 to 2.
+    /// Subtract this from the logit for each time the token was generated lately; -2 to 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frequency_penalty: Option<f32>,
     /// Same seed, same request, same text. Left out: a new one each time.
@@ -46,7 +46,7 @@ pub struct Sampling {
 
 /// A prompt: text, or token ids as they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of token ids")]
 pub enum Prompt {
     /// Text, to be cut into tokens by the model's tokenizer.
     Text(String),

@@ -136,8 +136,8 @@ fn shape(summary: &Summary) -> Map<String, Value> {
         ("ffn", json!(config.ffn)),
         ("vocab", json!(config.vocab)),
         ("context", json!(config.context)),
-        ("norm_eps", json!(config.norm_eps)),
-        ("rope_theta", json!(config.rope.theta)),
+        ("norm_eps", decimal(config.norm_eps)),
+        ("rope_theta", decimal(config.rope.theta)),
         ("rope_dims", json!(config.rope.dims)),
         ("tied", json!(config.tied)),
         ("windowed_layers", json!(windowed)),
@@ -146,6 +146,11 @@ fn shape(summary: &Summary) -> Map<String, Value> {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
+}
+
+/// The shortest decimal that names this number: `1e-6`, not what its nearest f64 is.
+fn decimal(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 /// `GET /jobs`.
