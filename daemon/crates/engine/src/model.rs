@@ -89,12 +89,9 @@ impl Model {
         self.template.as_ref()?.as_ref().err()
     }
 
-    /// Whether this token ends an answer.
+    /// Whether this token ends an answer: by what the file declares, or by what the vocabulary's special tokens mean.
     pub fn is_end(&self, token: u32) -> bool {
-        match &self.tokenizer {
-            Some(tokenizer) => tokenizer.is_end(token),
-            None => self.file.special().is_end(token),
-        }
+        self.file.special().is_end(token) || self.tokenizer.as_ref().is_some_and(|t| t.is_end(token))
     }
 
     /// Text of one token alone; bytes that are no whole character show as U+FFFD. Empty without a tokenizer.
