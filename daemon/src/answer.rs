@@ -3,12 +3,12 @@
 use crate::app::{App, Phase};
 use crate::catalog::Entry;
 use crate::errors::Failure;
-use crate::jobs::Running;
+use crate::jobs::{AtWork, Running};
 use crate::models::Lease;
 use crate::prompt::{Input, tokens_of};
 use crate::sink::{Item, sink};
 use hyprstream_engine::{Progress, Request, SamplingParams};
-use hyprstream_protocol::{Event, FinishReason, JobKind, LoadStage, Sampling, Timings, Usage};
+use hyprstream_protocol::{Event, FinishReason, JobKind, JobState, LoadStage, Sampling, Timings, Usage};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -66,6 +66,7 @@ pub fn begin(app: &Arc<App>, order: Order) -> Result<Answer, Failure> {
         uid: order.uid,
         entry: order.entry,
         progress: Arc::clone(job.progress()),
+        at_work: Some(job.at_work()),
         params,
         echo: order.echo,
         sender,
@@ -165,13 +166,15 @@ struct Work {
     uid: u32,
     entry: Arc<Entry>,
     progress: Arc<Progress>,
+    /// Goes to the engine with the request.
+    at_work: Option<AtWork>,
     params: SamplingParams,
     echo: bool,
     sender: mpsc::Sender<Item>,
 }
 
 impl Work {
-    async fn run(self, input: Option<Input>) -> Result<(), Failure> {
+    async fn run(mut self, input: Option<Input>) -> Result<(), Failure> {
         let lease = self.lease().await?;
         let Some(input) = input else {
             let (usage, timings) = (Usage::default(), Timings::default());
@@ -186,7 +189,8 @@ impl Work {
         let tokens = tokens_of(&lease, input).await?;
         self.submit(lease, tokens).await?;
         tokio::time::sleep(QUEUE_NEWS).await;
-        if self.progress.state() == hyprstream_protocol::JobState::Queued {
+        let unheard = self.sender.capacity() > EVENTS_MAX / 2;
+        if unheard && self.progress.state() == JobState::Queued {
             let ahead = self
                 .app
                 .engine
@@ -215,9 +219,9 @@ impl Work {
         Ok(self.app.models.acquire(&self.entry, report).await?)
     }
 
-    async fn submit(&self, lease: Lease, tokens: Vec<u32>) -> Result<(), Failure> {
+    async fn submit(&mut self, lease: Lease, tokens: Vec<u32>) -> Result<(), Failure> {
         let model = Arc::clone(lease.model());
-        let sink = sink(&self.sender, lease).await?;
+        let sink = sink(&self.sender, lease, self.at_work.take()).await?;
         let request = Request {
             id: self.id.clone(),
             uid: self.uid,

@@ -29,7 +29,7 @@ struct Entry {
     ended: Notify,
 }
 
-/// A job while it is at work. When it is dropped the job is over, and whatever still computes for it ends.
+/// A job as its client's side holds it. When it is dropped the job is over, and whatever still computes for it ends.
 pub struct Running {
     jobs: Jobs,
     entry: Arc<Entry>,
@@ -64,6 +64,17 @@ impl Jobs {
         Running {
             jobs: self.clone(),
             entry,
+        }
+    }
+
+    /// Takes a job off the table; another one may have its id by now.
+    fn leave(&self, entry: &Arc<Entry>) {
+        let mut table = self.table();
+        if table
+            .get(&entry.id)
+            .is_some_and(|there| Arc::ptr_eq(there, entry))
+        {
+            table.remove(&entry.id);
         }
     }
 
@@ -129,6 +140,14 @@ impl Running {
         &self.entry.progress
     }
 
+    /// The job as the engine's side holds it: over for `hyp ps` when that is done, whether or not the client reads on.
+    pub fn at_work(&self) -> AtWork {
+        AtWork {
+            jobs: self.jobs.clone(),
+            entry: Arc::clone(&self.entry),
+        }
+    }
+
     /// A way to wait for `cancel` that does not keep the job alive.
     pub fn ending(&self) -> Ending {
         Ending(Arc::clone(&self.entry))
@@ -138,7 +157,19 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.entry.progress.cancel();
-        self.jobs.table().remove(&self.entry.id);
+        self.jobs.leave(&self.entry);
+    }
+}
+
+/// A job as the engine's side holds it.
+pub struct AtWork {
+    jobs: Jobs,
+    entry: Arc<Entry>,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.jobs.leave(&self.entry);
     }
 }
 
@@ -186,5 +217,9 @@ mod tests {
         assert_ne!(second.id(), "same");
         drop(second);
         assert_eq!(jobs.list(7).len(), 1);
+        drop(first.at_work());
+        let third = jobs.enter("same", JobKind::Chat, "m", 7);
+        drop(first);
+        assert_eq!((third.id(), jobs.len()), ("same", 1));
     }
 }

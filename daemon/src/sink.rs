@@ -1,5 +1,6 @@
 //! From the engine's thread to a client's task. Invariant: the last item always has room, whatever the client reads.
 use crate::errors::Failure;
+use crate::jobs::AtWork;
 use crate::models::Lease;
 use hyprstream_engine::{EngineError, Sink};
 use hyprstream_protocol::Event;
@@ -13,10 +14,15 @@ pub struct ChannelSink {
     events: mpsc::Sender<Item>,
     last: Option<mpsc::OwnedPermit<Item>>,
     _lease: Lease,
+    _job: Option<AtWork>,
 }
 
 /// A sink into this channel, with room set aside for the last item.
-pub async fn sink(events: &mpsc::Sender<Item>, lease: Lease) -> Result<ChannelSink, Failure> {
+pub async fn sink(
+    events: &mpsc::Sender<Item>,
+    lease: Lease,
+    job: Option<AtWork>,
+) -> Result<ChannelSink, Failure> {
     let last = events
         .clone()
         .reserve_owned()
@@ -26,6 +32,7 @@ pub async fn sink(events: &mpsc::Sender<Item>, lease: Lease) -> Result<ChannelSi
         events: events.clone(),
         last: Some(last),
         _lease: lease,
+        _job: job,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Takes connections and speaks HTTP/1.1 on them. Invariant: connections, their heads and their idle time are bounded,
 //! and a client that hangs up ends its request.
+use super::patience::Patience;
 use super::peer::Crowd;
 use crate::app::{App, Phase};
 use axum::Router;
@@ -66,11 +67,14 @@ async fn connection(stream: Stream, router: Router, app: Arc<App>, crowd: Crowd)
         request.extensions_mut().insert(peer);
         routes.call(request)
     });
+    // The engine ends the answer first, and then its end may still be read for a while.
+    let unread_max = app.config.limits.stall + LAST_WORDS;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(app.config.http.header_timeout)
         .max_buf_size(HEAD_BYTES_MAX);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        pin!(http.serve_connection(TokioIo::new(Patience::new(stream, unread_max)), service));
     // Errors here are clients that hang up or talk nonsense; hyper has answered the latter with 400.
     tokio::select! {
         _ = connection.as_mut() => {}

@@ -4,6 +4,7 @@ mod accept;
 mod body;
 mod native;
 mod openai;
+mod patience;
 mod peer;
 mod reply;
 mod socket;
