@@ -1,8 +1,8 @@
 //! `POST /v1/completions`, the older route: plain prompts, `echo`, and scoring with `max_tokens: 0`. Invariant: the
 //! choices stand in the order of the prompts.
-use super::fields::{Fields, wrong};
+use super::completion::Completion;
 use super::logprobs::{Legacy, Pieces};
-use super::{Head, OpenAiFailure, finish, sampling, sse, usage_json};
+use super::{Head, OpenAiFailure, finish, sse, usage_json};
 use crate::answer::{Order, begin};
 use crate::app::App;
 use crate::catalog::Entry;
@@ -15,96 +15,16 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use hyprstream_protocol::{Event, JobKind, Prompt, Sampling, TokenEvent, Usage};
-use serde_json::{Map, Value, json};
+use hyprstream_protocol::{Event, JobKind, TokenEvent, Usage};
+use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-const PROMPTS_MAX: usize = 256;
-const TOP_MAX: u8 = 20;
 /// Prompts of one request that are at work together; the queue is for others too.
 const TOGETHER: usize = 8;
-
-/// A request, understood.
-#[derive(Debug)]
-pub struct Completion {
-    pub model: Option<String>,
-    pub prompts: Vec<Prompt>,
-    pub echo: bool,
-    pub sampling: Sampling,
-    pub stream: bool,
-    pub include_usage: bool,
-}
-
-impl Completion {
-    /// Reads OpenAI's parameters.
-    pub fn read(body: Map<String, Value>) -> Result<Completion, Failure> {
-        let mut fields = Fields::new(body);
-        let prompts = prompts(fields.need("prompt")?)?;
-        let mut sampling = sampling::sampling(&mut fields)?;
-        sampling.logprobs = fields.whole("logprobs")?;
-        if sampling.logprobs.is_some_and(|top| top > TOP_MAX) {
-            return Err(Failure::bad_field(
-                "logprobs",
-                format!("`logprobs` must be from 0 to {TOP_MAX}"),
-            ));
-        }
-        let echo = fields.flag("echo")?;
-        let (stream, include_usage) = sampling::streaming(&mut fields)?;
-        Ok(Completion {
-            model: fields.text("model")?,
-            prompts,
-            echo,
-            sampling,
-            stream,
-            include_usage,
-        })
-    }
-}
-
-/// A text, token ids, or a list of either.
-fn prompts(value: Value) -> Result<Vec<Prompt>, Failure> {
-    const WANTED: &str = "a string, a list of token ids, or a list of these";
-    let list = match value {
-        Value::String(text) => return Ok(vec![Prompt::Text(text)]),
-        Value::Array(list) => list,
-        other => return Err(wrong("prompt", WANTED, &other)),
-    };
-    if list.first().is_some_and(Value::is_number) {
-        return Ok(vec![Prompt::Tokens(ids(&list)?)]);
-    }
-    if list.is_empty() || list.len() > PROMPTS_MAX {
-        let message = format!(
-            "`prompt` must hold from 1 to {PROMPTS_MAX} prompts, not {}",
-            list.len()
-        );
-        return Err(Failure::bad_field("prompt", message));
-    }
-    list.into_iter()
-        .map(|item| match item {
-            Value::String(text) => Ok(Prompt::Text(text)),
-            Value::Array(list) => Ok(Prompt::Tokens(ids(&list)?)),
-            other => Err(wrong("prompt", WANTED, &other)),
-        })
-        .collect()
-}
-
-fn ids(list: &[Value]) -> Result<Vec<u32>, Failure> {
-    let id = |value: &Value| {
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| {
-            wrong(
-                "prompt",
-                "made of whole numbers where it is a list of token ids",
-                value,
-            )
-        })
-    };
-    list.iter().map(id).collect()
-}
 
 /// The route.
 pub async fn create(

@@ -1,6 +1,7 @@
 //! The OpenAI routes under `/v1`, as the public API reference describes them. Invariant: a parameter that would change
 //! the answer is obeyed or refused by name, never dropped.
 mod chat;
+mod completion;
 mod completions;
 mod fields;
 mod logprobs;

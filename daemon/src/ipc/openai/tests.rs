@@ -1,6 +1,6 @@
 //! OpenAI's requests as ours: what is obeyed, what is refused by name, what is ignored.
 use super::chat::ChatCompletion;
-use super::completions::Completion;
+use super::completion::Completion;
 use super::*;
 use hyprstream_protocol::{ErrorBody, Prompt};
 
