@@ -88,7 +88,10 @@ impl ErrorCode {
             ErrorCode::Busy => 4,
             ErrorCode::ModelNotFound => 5,
             ErrorCode::ModelBroken | ErrorCode::ModelTooLarge | ErrorCode::ModelLacks => 6,
-            ErrorCode::BadRequest | ErrorCode::TooLarge | ErrorCode::ContextExceeded | ErrorCode::JobNotFound => 7,
+            ErrorCode::BadRequest
+            | ErrorCode::TooLarge
+            | ErrorCode::ContextExceeded
+            | ErrorCode::JobNotFound => 7,
             ErrorCode::Denied => 8,
             ErrorCode::Cancelled => 130,
         }
@@ -97,7 +100,9 @@ impl ErrorCode {
     /// Whose fault it is.
     pub const fn blame(self) -> Blame {
         match self {
-            ErrorCode::Busy | ErrorCode::Stopping | ErrorCode::Internal | ErrorCode::ModelTooLarge => Blame::Server,
+            ErrorCode::Busy | ErrorCode::Stopping | ErrorCode::Internal | ErrorCode::ModelTooLarge => {
+                Blame::Server
+            }
             _ => Blame::Client,
         }
     }
@@ -141,7 +146,12 @@ pub struct ErrorBody {
 impl ErrorBody {
     /// An error without retry hint or field.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        ErrorBody { code, message: message.into(), retry_ms: None, field: None }
+        ErrorBody {
+            code,
+            message: message.into(),
+            retry_ms: None,
+            field: None,
+        }
     }
 
     /// The same, with the time after which a retry may work.

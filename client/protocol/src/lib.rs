@@ -10,11 +10,11 @@ mod request;
 mod state;
 
 pub use error::{Blame, ErrorBody, ErrorCode, ErrorReply};
-pub use event::{Event, FinishReason, LoadStage, TokenEvent, TokenLogprob, Timings, Usage};
+pub use event::{Event, FinishReason, LoadStage, Timings, TokenEvent, TokenLogprob, Usage};
 pub use request::{
-    CancelReply, ChatRequest, DetokenizeReply, DetokenizeRequest, GenerateRequest, LoadRequest, Message, ModelReply,
-    Prompt, Role, Sampling, ScoreReply, ScoreRequest, ScoredToken, TokenPiece, TokenizeReply, TokenizeRequest,
-    UnloadRequest,
+    CancelReply, ChatRequest, DetokenizeReply, DetokenizeRequest, GenerateRequest, LoadRequest, Message,
+    ModelReply, Prompt, Role, Sampling, ScoreReply, ScoreRequest, ScoredToken, TokenPiece, TokenizeReply,
+    TokenizeRequest, UnloadRequest,
 };
 pub use state::{Job, JobKind, JobState, Jobs, Memory, Model, ModelDetail, ModelState, Models, Status};
 

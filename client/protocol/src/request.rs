@@ -100,7 +100,11 @@ pub struct Message {
 impl Message {
     /// A plain turn.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Message { role, content: Some(content.into()), extra: serde_json::Map::new() }
+        Message {
+            role,
+            content: Some(content.into()),
+            extra: serde_json::Map::new(),
+        }
     }
 }
 

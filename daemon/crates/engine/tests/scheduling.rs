@@ -1,4 +1,5 @@
 //! The engine's thread under load: what a request gets must not depend on who else runs, waits, leaves or stalls.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use hyprstream_engine::{
     Engine, EngineError, Model, Options, Progress, Request, SamplingParams, Sink, SubmitError,
 };

@@ -423,5 +423,8 @@ fn the_fuzzers_seed_is_a_whole_model() {
     if std::env::var_os("HYPRSTREAM_BLESS").is_some() {
         std::fs::write(&path, &bytes).unwrap();
     }
-    assert!(std::fs::read(&path).unwrap() == bytes, "run this test once with HYPRSTREAM_BLESS=1");
+    assert!(
+        std::fs::read(&path).unwrap() == bytes,
+        "run this test once with HYPRSTREAM_BLESS=1"
+    );
 }
