@@ -57,7 +57,10 @@ pub fn begin(app: &Arc<App>, order: Order) -> Result<Answer, Failure> {
         model = %order.entry.name,
         uid = order.uid,
         kind = ?order.kind,
-        "request"
+        "request: {:?} of {} by uid {}",
+        order.kind,
+        order.entry.name,
+        order.uid
     );
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     let work = Work {
@@ -130,15 +133,23 @@ impl Answer {
                         queue_ms = timings.queue_ms,
                         prefill_ms = timings.prefill_ms,
                         decode_ms = timings.decode_ms,
-                        "done"
+                        "done: {}, {} + {} tokens in {:.0} ms",
+                        self.job.model(),
+                        usage.prompt_tokens,
+                        usage.completion_tokens,
+                        timings.queue_ms + timings.prefill_ms + timings.decode_ms
                     );
                 }
                 Err(failure) => {
                     self.over = true;
                     tracing::info!(
                         request_id = self.job.id(),
+                        model = self.job.model(),
+                        uid = self.job.uid(),
                         code = failure.0.code.as_str(),
-                        "failed"
+                        "failed: {}, {}",
+                        self.job.model(),
+                        failure.0.code.as_str()
                     );
                 }
                 Ok(_) => {}

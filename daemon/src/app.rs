@@ -48,9 +48,13 @@ impl App {
     /// The model that a request names, or the default one.
     pub fn entry(&self, wanted: Option<&str>) -> Result<Arc<Entry>, Failure> {
         let snapshot = self.catalog.snapshot();
-        match wanted.or(self.config.generation.model.as_deref()) {
-            Some(name) => Ok(Arc::clone(resolve(name, &snapshot.entries)?)),
-            None => snapshot
+        match (wanted, self.config.generation.model.as_deref()) {
+            (Some(name), _) => Ok(Arc::clone(resolve(name, &snapshot.entries)?)),
+            (None, Some(name)) => {
+                let entry = resolve(name, &snapshot.entries).map_err(Failure::wrong_default)?;
+                Ok(Arc::clone(entry))
+            }
+            (None, None) => snapshot
                 .default_model(None)
                 .cloned()
                 .ok_or_else(Failure::no_models),

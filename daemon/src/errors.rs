@@ -43,6 +43,12 @@ impl Failure {
         )
     }
 
+    /// The configuration names a default model that is not there.
+    pub fn wrong_default(why: Unresolved) -> Failure {
+        let message = format!("[generation] model in the daemon's configuration: {why}");
+        Failure::new(ErrorCode::ModelNotFound, message)
+    }
+
     /// Nothing is there to answer.
     pub fn no_models() -> Failure {
         Failure::new(

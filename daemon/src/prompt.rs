@@ -8,6 +8,10 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// What to do where a model cannot chat.
+const NO_CHAT: &str =
+    "choose another model, or send a plain prompt (`hyp ask --raw`, or POST /hyprstream/v1/generate)";
+
 /// What a request gives the model to read.
 pub enum Input {
     /// A text or token ids.
@@ -82,15 +86,11 @@ fn render(
     let tokenizer = tokenizer(model)?;
     if let Some(error) = model.template_error() {
         let what = format!("chat template that can be used ({error})");
-        return Err(Failure::lacks(
-            model.name(),
-            &what,
-            "send a plain prompt to `generate`",
-        ));
+        return Err(Failure::lacks(model.name(), &what, NO_CHAT));
     }
-    let lacks = || Failure::lacks(model.name(), "chat template", "send a plain prompt to `generate`");
+    let lacks = || Failure::lacks(model.name(), "chat template", NO_CHAT);
     let template = model.template().ok_or_else(lacks)?;
-    let input = TemplateInput {
+    let input = |tools| TemplateInput {
         messages,
         tools,
         add_generation_prompt: true,
@@ -99,5 +99,13 @@ fn render(
         vars,
         now: SystemTime::now(),
     };
-    Ok(template.render(&input)?)
+    let text = template.render(&input(tools))?;
+    if !tools.is_empty() && template.render(&input(&[])).is_ok_and(|without| without == text) {
+        return Err(Failure::lacks(
+            model.name(),
+            "place for tools in its chat template",
+            "leave them out, or choose a model that was made for tools",
+        ));
+    }
+    Ok(text)
 }

@@ -43,6 +43,13 @@ pub async fn score(
         },
     )
     .await?;
+    if tokens.len() < 2 {
+        let message = format!(
+            "{} tokens cannot be scored: the first one has nothing before it",
+            tokens.len()
+        );
+        return Err(Failure::bad_field("prompt", message));
+    }
     if tokens.len().saturating_mul(1 + usize::from(top)) > SCORED_MAX {
         return Err(too_much(tokens.len(), top));
     }

@@ -39,14 +39,25 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The model that answers when a request names none: the configured one, else the newest usable one that did not
-    /// come with hyprstream, else the starter.
+    /// The model that answers when a request names none: the configured one, else the newest one with a chat template
+    /// that did not come with hyprstream, else the starter. One that cannot chat stands in only where nothing can.
     pub fn default_model(&self, configured: Option<&str>) -> Option<&Arc<Entry>> {
         if let Some(wanted) = configured {
             return resolve(wanted, &self.entries).ok();
         }
-        let usable = self.entries.values().filter(|entry| entry.summary().is_some());
-        usable.max_by_key(|entry| (!entry.starter, entry.modified, std::cmp::Reverse(&entry.name)))
+        let usable = self
+            .entries
+            .values()
+            .filter_map(|entry| Some((entry.summary()?.has_template, entry)));
+        let best = usable.max_by_key(|(chats, entry)| {
+            (
+                *chats,
+                !entry.starter,
+                entry.modified,
+                std::cmp::Reverse(&entry.name),
+            )
+        });
+        best.map(|(_, entry)| entry)
     }
 }
 

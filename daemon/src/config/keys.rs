@@ -127,7 +127,8 @@ fn folders(value: &DeValue<'_>) -> Result<Vec<PathBuf>, String> {
 }
 
 fn memory(value: &DeValue<'_>) -> Result<MemoryMax, String> {
-    match value.as_str().and_then(MemoryMax::parse) {
+    let plain = || integer(value).and_then(|bytes| MemoryMax::parse(&bytes.to_string()));
+    match value.as_str().and_then(MemoryMax::parse).or_else(plain) {
         Some(memory) => Ok(memory),
         None => expected("a size (\"8GiB\") or a share of the memory (\"75%\")", value),
     }

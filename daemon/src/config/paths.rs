@@ -72,9 +72,14 @@ pub fn own_uid() -> u32 {
 pub fn starter_dir() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let folder = program.parent()?;
-    ["../share/hyprstream/starter", "../../packaging/starter"]
+    let places = [
+        "../share/hyprstream/starter",
+        "../../packaging/starter",
+        "/usr/share/hyprstream/starter",
+    ];
+    places
         .iter()
-        .filter_map(|relative| folder.join(relative).canonicalize().ok())
+        .filter_map(|place| folder.join(place).canonicalize().ok())
         .find(|path| path.is_dir())
 }
 

@@ -100,10 +100,13 @@ impl Listening {
         tokio::spawn(app.models.clone().tend());
         tokio::spawn(notify::tell(Arc::clone(&app)));
         tracing::info!(
-            "hyprstreamd {} listens at {at}, {} models",
+            "hyprstreamd {} listens at {at}; models: {}",
             env!("CARGO_PKG_VERSION"),
             app.catalog.snapshot().entries.len()
         );
+        if let (Some(wanted), None) = (&settings.config.generation.model, app.default_model()) {
+            tracing::warn!("[generation] model {wanted:?} is not there (yet); requests must name a model");
+        }
         Ok(Serving {
             app,
             lock,

@@ -99,7 +99,7 @@ impl Shared {
         match reading.await {
             Ok(Ok(model)) => {
                 let load_ms = started.elapsed().as_millis() as u64;
-                tracing::info!(model = %name, load_ms, claim_bytes = need, "loaded");
+                tracing::info!(model = %name, load_ms, claim_bytes = need, "loaded: {name} in {load_ms} ms");
                 Ok(Arc::new(Resident::new(Arc::new(model), entry.identity, need)))
             }
             Ok(Err(error)) => Err(AcquireError::Broken {

@@ -266,7 +266,7 @@ impl Shared {
 
     fn retire(&self, state: &mut State, name: &str) {
         if let Some(Slot::Loaded(resident)) = state.slots.remove(name) {
-            tracing::info!(model = name, "unloaded");
+            tracing::info!(model = name, "unloaded: {name}");
             self.engine.unload(&resident.model);
             state.leaving.push(Arc::downgrade(&resident));
         }

@@ -86,14 +86,14 @@ pub enum SubmitError {
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,
     /// The prompt does not fit, or leaves no room for an answer.
-    #[error(
-        "the prompt has {prompt} tokens, and the context holds {context}; shorten it or use a model with more"
-    )]
+    #[error("the prompt has {prompt} tokens, and the context holds {context}; shorten it, or {}", more_context(*.context, *.trained))]
     ContextExceeded {
         /// Tokens of the prompt.
         prompt: usize,
-        /// Tokens that fit.
+        /// Tokens that fit, an answer's first one among them.
         context: usize,
+        /// Tokens that the model was trained for.
+        trained: usize,
     },
     /// A token id that the model does not have.
     #[error("token {token} is not in the vocabulary; ids go from 0 to {last}")]
@@ -103,6 +103,14 @@ pub enum SubmitError {
         /// The largest one.
         last: u32,
     },
+}
+
+fn more_context(context: usize, trained: usize) -> String {
+    if trained > context {
+        format!("raise [runtime] kv_tokens (the model itself holds {trained})")
+    } else {
+        "use a model with more".to_owned()
+    }
 }
 
 impl Engine {
@@ -154,7 +162,10 @@ impl Engine {
         }
         self.check(&request)?;
         let (queue_max, waiting) = (shared.options.queue_max, shared.waiting.load(Ordering::Acquire));
-        let room = |arriving| (arriving + waiting < queue_max).then_some(arriving + 1);
+        // Those that will run at once only pass through the queue.
+        let running = shared.running.load(Ordering::Acquire);
+        let limit = queue_max + shared.options.sequences_max.saturating_sub(running);
+        let room = |arriving| (arriving + waiting < limit).then_some(arriving + 1);
         if let Err(arriving) = shared
             .arriving
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, room)
@@ -178,7 +189,12 @@ impl Engine {
             return Err(SubmitError::EmptyPrompt);
         }
         if prompt + usize::from(request.sampling.max_tokens > 0) > context {
-            return Err(SubmitError::ContextExceeded { prompt, context });
+            let trained = config.context;
+            return Err(SubmitError::ContextExceeded {
+                prompt,
+                context,
+                trained,
+            });
         }
         match request
             .tokens

@@ -320,6 +320,10 @@ fn a_full_queue_refuses_with_a_hint() {
     .unwrap();
     let first = ask(&engine, &model, &prompt(1, 4), 900).unwrap();
     first.inbox.first_token();
+    let started = Instant::now();
+    while engine.stats().running == 0 {
+        assert!(started.elapsed() < DEADLINE);
+    }
     let second = ask(&engine, &model, &prompt(2, 4), 3).unwrap();
     match ask(&engine, &model, &prompt(3, 4), 3).err() {
         Some(SubmitError::Busy {
@@ -362,7 +366,8 @@ fn what_cannot_run_is_refused_with_the_numbers() {
         refused(&prompt(1, 64)),
         SubmitError::ContextExceeded {
             prompt: 64,
-            context: 64
+            context: 64,
+            trained: model.config().context
         }
     );
     let last = model.config().vocab as u32 - 1;

@@ -135,7 +135,6 @@ fn shape(summary: &Summary) -> Map<String, Value> {
         ("head_dim", json!(config.head_dim)),
         ("ffn", json!(config.ffn)),
         ("vocab", json!(config.vocab)),
-        ("context", json!(config.context)),
         ("norm_eps", decimal(config.norm_eps)),
         ("rope_theta", decimal(config.rope.theta)),
         ("rope_dims", json!(config.rope.dims)),
