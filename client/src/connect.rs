@@ -2,12 +2,12 @@
 //! Invariant: a socket that another user could have planted is never spoken to.
 use crate::flags::Global;
 use crate::paths::{self, FolderError};
+use crate::refusal::Refusal;
 use crate::spinner::Spinner;
 use crate::start::{self, StartError};
+use crate::start_log;
 use hyprstream_protocol::SYSTEM_SOCKET;
-use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ pub enum ConnectError {
     NotRunning {
         /// The user's socket.
         user: PathBuf,
-        /// The system daemon is there, but not for this user.
+        /// The system daemon's socket is there, but cannot be used.
         refused: Option<Refusal>,
     },
     /// The user's socket cannot be trusted.
@@ -38,7 +38,7 @@ pub enum ConnectError {
     Unsafe {
         /// What is wrong.
         source: FolderError,
-        /// The system daemon is there, but not for this user.
+        /// The system daemon's socket is there, but cannot be used.
         refused: Option<Refusal>,
     },
     /// The user's socket is there, but broken.
@@ -48,7 +48,7 @@ pub enum ConnectError {
         path: PathBuf,
         /// Why.
         source: io::Error,
-        /// The system daemon is there, but not for this user.
+        /// The system daemon's socket is there, but cannot be used.
         refused: Option<Refusal>,
     },
     /// The user's own daemon did not come up.
@@ -56,12 +56,22 @@ pub enum ConnectError {
     Start {
         /// Why.
         source: StartError,
-        /// The system daemon is there, but not for this user.
+        /// The system daemon's socket is there, but cannot be used.
         refused: Option<Refusal>,
     },
 }
 
 impl ConnectError {
+    /// Whether it is this user who is refused, and nothing else could be tried.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            ConnectError::Refused(refusal) => refusal.is_denied(),
+            ConnectError::NotRunning { refused, .. } => refused.as_ref().is_some_and(Refusal::is_denied),
+            ConnectError::User { source, .. } => source.kind() == ErrorKind::PermissionDenied,
+            ConnectError::Named { .. } | ConnectError::Unsafe { .. } | ConnectError::Start { .. } => false,
+        }
+    }
+
     /// What to do.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -89,91 +99,131 @@ fn also(refused: &Option<Refusal>) -> String {
         .unwrap_or_default()
 }
 
-/// A socket that this user may not open, and who may.
+/// How the daemon was found; it decides where to look when it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// By flag or environment.
+    Named,
+    /// The system's.
+    System,
+    /// The user's own.
+    Own,
+    /// The user's own, by the unit that hyp has just started.
+    Unit,
+}
+
+impl Via {
+    /// Where to look when the connection breaks off.
+    pub fn hint(self) -> String {
+        let text = match self {
+            Via::Named => {
+                "see whether it is running with `hyp status`, and why it stopped in its journal or log"
+            }
+            Via::System => "see `systemctl status hyprstreamd` and `journalctl -u hyprstreamd`",
+            Via::Own => match paths::state_folder() {
+                Some(folder) => {
+                    let log = folder.join(start_log::NAME);
+                    return format!(
+                        "its log is {}, or in `journalctl --user -u hyprstreamd`",
+                        log.display()
+                    );
+                }
+                None => "see `journalctl --user -u hyprstreamd`",
+            },
+            Via::Unit => start::UNIT_HINT,
+        };
+        text.to_owned()
+    }
+}
+
+/// A connection, and what it leads to.
 #[derive(Debug)]
-pub struct Refusal {
-    path: PathBuf,
-    /// Group and mode, where they can be seen.
-    about: Option<(String, u32)>,
-}
-
-impl Refusal {
-    fn new(path: &Path) -> Self {
-        let about = fs::metadata(path)
-            .ok()
-            .map(|about| (group_name(about.gid()), about.mode() & 0o7777));
-        Refusal {
-            path: path.to_owned(),
-            about,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        let (group, mode) = self.about.as_ref()?;
-        (mode & 0o060 == 0o060).then(|| format!("ask the administrator to add you to the group {group}"))
-    }
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "you may not use the socket {}", self.path.display())?;
-        match &self.about {
-            Some((group, mode)) => write!(f, ": it belongs to the group {group}, mode {mode:04o}"),
-            None => write!(f, ": its folder is closed to you"),
-        }
-    }
-}
-
-fn group_name(gid: u32) -> String {
-    match nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid)) {
-        Ok(Some(group)) => group.name,
-        _ => gid.to_string(),
-    }
+pub struct Opened {
+    /// The connection.
+    pub stream: UnixStream,
+    /// The socket.
+    pub path: PathBuf,
+    /// How it was found.
+    pub via: Via,
+    /// The system daemon that could not be used in its place.
+    pub refused: Option<Refusal>,
 }
 
 /// A connection to the daemon that this user should speak to.
-pub fn open(flags: &Global, spinner: &Spinner) -> Result<UnixStream, ConnectError> {
+pub fn open(flags: &Global, spinner: &Spinner) -> Result<Opened, ConnectError> {
     match flags.named_socket() {
-        Some(path) => named(&path),
+        Some(path) => named(path),
         None => search(flags, spinner),
     }
 }
 
-fn named(path: &Path) -> Result<UnixStream, ConnectError> {
-    UnixStream::connect(path).map_err(|source| match source.kind() {
-        ErrorKind::PermissionDenied => ConnectError::Refused(Refusal::new(path)),
-        _ => ConnectError::Named {
-            path: path.to_owned(),
-            source,
+fn named(path: PathBuf) -> Result<Opened, ConnectError> {
+    match UnixStream::connect(&path) {
+        Ok(stream) => Ok(Opened {
+            stream,
+            path,
+            via: Via::Named,
+            refused: None,
+        }),
+        Err(source) if source.kind() != ErrorKind::PermissionDenied => {
+            Err(ConnectError::Named { path, source })
+        }
+        Err(source) => match Refusal::new(&path, source) {
+            Some(refusal) => Err(ConnectError::Refused(refusal)),
+            None => Err(ConnectError::Named {
+                path,
+                source: ErrorKind::PermissionDenied.into(),
+            }),
         },
-    })
+    }
 }
 
-fn search(flags: &Global, spinner: &Spinner) -> Result<UnixStream, ConnectError> {
+fn search(flags: &Global, spinner: &Spinner) -> Result<Opened, ConnectError> {
     let system = Path::new(SYSTEM_SOCKET);
     let refused = match UnixStream::connect(system) {
-        Ok(stream) => return Ok(stream),
-        // Not an end: the user's own daemon needs nobody's leave. It is told if that fails too.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Some(Refusal::new(system)),
-        Err(_) => None,
+        Ok(stream) => {
+            return Ok(Opened {
+                stream,
+                path: system.to_owned(),
+                via: Via::System,
+                refused: None,
+            });
+        }
+        // Not an end: the user's own daemon needs nobody's leave. It is told in either case.
+        Err(error) => Refusal::new(system, error),
     };
-    let user = paths::user_socket();
-    match user_daemon(&user) {
-        Ok(Some(stream)) => return Ok(stream),
+    let path = paths::user_socket();
+    match user_daemon(&path) {
+        Ok(Some(stream)) => {
+            return Ok(Opened {
+                stream,
+                path,
+                via: Via::Own,
+                refused,
+            });
+        }
         Ok(None) => {}
         Err(UserError::Unsafe(source)) => return Err(ConnectError::Unsafe { source, refused }),
         Err(UserError::Io(source)) => {
             return Err(ConnectError::User {
-                path: user,
+                path,
                 source,
                 refused,
             });
         }
     }
     if flags.no_start {
-        return Err(ConnectError::NotRunning { user, refused });
+        return Err(ConnectError::NotRunning { user: path, refused });
     }
-    start::start(&user, spinner).map_err(|source| ConnectError::Start { source, refused })
+    match start::start(&path, spinner) {
+        Ok((stream, via)) => Ok(Opened {
+            stream,
+            path,
+            via,
+            refused,
+        }),
+        Err(source) => Err(ConnectError::Start { source, refused }),
+    }
 }
 
 /// Why the user's own socket cannot be used.

@@ -1,9 +1,9 @@
 //! Turns each failure into an exit code and words for people or programs. Invariant: standard output is never touched, so
 //! that what is on it stays parseable.
-use crate::connect::ConnectError;
+use crate::connect::{ConnectError, Via};
 use crate::http::CallError;
 use crate::input::InputError;
-use hyprstream_protocol::ErrorCode;
+use hyprstream_protocol::{ErrorBody, ErrorCode};
 use std::io::{self, Write};
 
 /// Exit codes and what they mean, as hyp(1) lists them.
@@ -28,7 +28,7 @@ pub const CODES: [(u8, &str); 10] = [
         7,
         "The request is refused: a bad value, too long for the context, not UTF-8, or no such job.",
     ),
-    (8, "Denied: this user may not do that."),
+    (8, "Denied: this user may not do that, or may not use the socket."),
     (130, "Interrupted by Ctrl-C, or cancelled by hyp cancel."),
 ];
 
@@ -58,6 +58,7 @@ impl Failure {
         match self {
             // Whoever read the output has seen enough (`hyp models | head -1`).
             failure if failure.is_quiet() => 0,
+            Failure::Connect(error) if error.is_denied() => ErrorCode::Denied.exit_code(),
             Failure::Connect(_) => 3,
             Failure::Call(CallError::Daemon(body)) => body.code.exit_code(),
             Failure::Call(CallError::Closed | CallError::Silent) => 3,
@@ -71,25 +72,12 @@ impl Failure {
     }
 
     /// What to do about it, where there is something to say that the message does not.
-    fn hint(&self) -> Option<String> {
+    fn hint(&self, via: Option<Via>) -> Option<String> {
         match self {
             Failure::Connect(error) => error.hint(),
             Failure::Input(error) => error.hint(),
-            Failure::Call(CallError::Closed) => Some(
-                "see whether it is running with `hyp status`, and why it stopped in its journal or log"
-                    .into(),
-            ),
-            Failure::Call(CallError::Daemon(body)) => match body.code {
-                ErrorCode::Busy | ErrorCode::Stopping => {
-                    body.retry_ms.map(|ms| format!("try again in {}", seconds(ms)))
-                }
-                ErrorCode::ModelBroken => Some("`hyp show MODEL` tells more".into()),
-                ErrorCode::ModelTooLarge => {
-                    Some("`hyp ps` shows what is loaded, `hyp unload MODEL` frees memory".into())
-                }
-                ErrorCode::JobNotFound => Some("`hyp ps` lists your jobs".into()),
-                _ => None,
-            },
+            Failure::Call(CallError::Closed) => Some(via.unwrap_or(Via::Named).hint()),
+            Failure::Call(CallError::Daemon(body)) => daemon_hint(body),
             _ => None,
         }
     }
@@ -100,6 +88,7 @@ impl Failure {
             return serde_json::json!({ "error": body });
         }
         let code = match self {
+            Failure::Connect(error) if error.is_denied() => ErrorCode::Denied.as_str(),
             Failure::Connect(_) => "unreachable",
             Failure::Call(CallError::Closed | CallError::Silent) => "connection_lost",
             Failure::Call(_) => "not_understood",
@@ -110,7 +99,7 @@ impl Failure {
     }
 
     /// Says it on standard error.
-    pub fn report(&self, json: bool) {
+    pub fn report(&self, json: bool, via: Option<Via>) {
         if self.is_quiet() {
             return;
         }
@@ -119,12 +108,29 @@ impl Failure {
         } else {
             format!("hyp: {}\n", crate::print::visible(&self.to_string()))
         };
-        if let (false, Some(hint)) = (json, self.hint()) {
+        if let (false, Some(hint)) = (json, self.hint(via)) {
             text.push_str(&format!("     {}\n", crate::print::visible(&hint)));
         }
         // Nowhere is left to complain about a standard error that cannot be written.
         let _ = io::stderr().write_all(text.as_bytes());
     }
+}
+
+/// What helps against an error of the daemon, where its message does not say so itself.
+fn daemon_hint(body: &ErrorBody) -> Option<String> {
+    let (said, hint) = match body.code {
+        ErrorCode::Busy | ErrorCode::Stopping => {
+            ("try again", format!("try again in {}", seconds(body.retry_ms?)))
+        }
+        ErrorCode::ModelBroken => ("hyp show", "`hyp show MODEL` tells more".to_owned()),
+        ErrorCode::ModelTooLarge => (
+            "hyp unload",
+            "`hyp status` shows what is loaded, `hyp unload MODEL` frees memory".to_owned(),
+        ),
+        ErrorCode::JobNotFound => ("hyp ps", "`hyp ps` lists your jobs".to_owned()),
+        _ => return None,
+    };
+    (!body.message.contains(said)).then_some(hint)
 }
 
 fn seconds(ms: u64) -> String {
@@ -137,7 +143,6 @@ fn seconds(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyprstream_protocol::ErrorBody;
 
     #[test]
     fn every_code_of_the_daemon_is_documented() {
@@ -161,7 +166,30 @@ mod tests {
         let body = ErrorBody::new(ErrorCode::Busy, "64 requests wait").retry_after_ms(1500);
         let failure = Failure::Call(CallError::Daemon(body));
         assert_eq!(failure.exit_code(), 4);
-        assert_eq!(failure.hint().unwrap(), "try again in 2 seconds");
+        assert_eq!(failure.hint(None).unwrap(), "try again in 2 seconds");
         assert_eq!(failure.json()["error"]["retry_ms"], 1500);
+    }
+
+    #[test]
+    fn a_hint_repeats_nothing() {
+        let said = [
+            (
+                ErrorCode::JobNotFound,
+                "you have no job \"x\"; `hyp ps` lists yours",
+            ),
+            (
+                ErrorCode::Stopping,
+                "the daemon is stopping; try again in a moment",
+            ),
+            (ErrorCode::Busy, "64 requests wait; try again in 2 seconds"),
+        ];
+        for (code, message) in said {
+            let body = ErrorBody::new(code, message).retry_after_ms(1500);
+            assert_eq!(
+                Failure::Call(CallError::Daemon(body)).hint(None),
+                None,
+                "{message}"
+            );
+        }
     }
 }

@@ -11,6 +11,7 @@ mod interrupt;
 mod manual;
 mod paths;
 mod print;
+mod refusal;
 mod spinner;
 mod start;
 mod start_log;
@@ -27,8 +28,7 @@ fn main() -> ExitCode {
     match commands::run(&session, flags.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            session.spinner.clear();
-            failure.report(session.flags.json);
+            session.report(&failure);
             ExitCode::from(failure.exit_code())
         }
     }

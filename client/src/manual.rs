@@ -11,13 +11,14 @@ const DESCRIPTION: &str = "\
 hyp is the client of hyprstreamd, the service that runs language models on this machine. Nothing that is asked leaves the machine.
 
 hyp speaks to the daemon at the socket that --socket or $HYPRSTREAM_SOCKET names, and to no other. Else it speaks to the system's \
-daemon, else to the user's own. If neither answers, it starts the user's own: by systemctl --user where the unit hyprstreamd.service is \
+daemon, else to the user's own. Where the system's is there but cannot be used, a line on standard error says so (not with --quiet). If neither answers, hyp starts the user's own: by systemctl --user where the unit hyprstreamd.service is \
 installed, else the program hyprstreamd beside hyp or in PATH, which ends by itself ten minutes after its last request.
 
 On a terminal, tables are aligned and control characters in answers are made visible. In a pipe, tables have no headings, columns are \
 parted by tabs, numbers are exact, and an unknown value is empty. With --json, standard output has exactly what the daemon sent: a JSON \
 object, or one event a line where an answer streams. Errors are on standard error, with --json as {\"error\": {\"code\": ..., \"message\": \
-...}} on one line; only a wrong command line is always told in plain text.
+...}} on its last line; an error that comes after the answer began is the last event on standard output too. Only a wrong command line \
+is always told in plain text.
 
 Ctrl-C closes the connection, and the daemon stops the work at once.";
 
@@ -136,7 +137,7 @@ fn push_command(page: &mut String, sub: &clap::Command) -> io::Result<()> {
     });
     let man = Man::new(own.clone());
     let _ = writeln!(page, ".SS \"hyp {}\"", escape(own.get_name()));
-    page.push_str(&part(|bytes| man.render_synopsis_section(bytes))?);
+    push_synopsis(page, &own);
     page.push_str(".PP\n");
     if let Some(about) = own.get_about() {
         let _ = writeln!(page, "{}.", escape(&about.to_string()));
@@ -147,6 +148,44 @@ fn push_command(page: &mut String, sub: &clap::Command) -> io::Result<()> {
         paragraphs(page, CHAT);
     }
     Ok(())
+}
+
+/// One line with every option, its value, and what may stand several times.
+fn push_synopsis(page: &mut String, command: &clap::Command) {
+    let _ = write!(page, "\\fBhyp {}\\fR", escape(command.get_name()));
+    let shown = || command.get_arguments().filter(|arg| !arg.is_hide_set());
+    for arg in shown()
+        .filter(|arg| !arg.is_positional())
+        .chain(command.get_positionals())
+    {
+        let short = arg.get_short().map(|short| format!("-{short}"));
+        let long = arg.get_long().map(|long| format!("--{long}"));
+        let names: Vec<String> = short.into_iter().chain(long).map(|name| bold(&name)).collect();
+        let values = arg.get_value_names().unwrap_or_default();
+        let takes = arg.get_num_args().is_some_and(|number| number.takes_values());
+        let values = values
+            .iter()
+            .filter(|_| takes)
+            .map(|name| format!("\\fI{}\\fR", escape(name)));
+        let text = Some(names.join("|"))
+            .filter(|names| !names.is_empty())
+            .into_iter()
+            .chain(values)
+            .collect::<Vec<_>>()
+            .join(" ");
+        let text = if arg.is_required_set() {
+            text
+        } else {
+            format!("[{text}]")
+        };
+        let repeats = matches!(arg.get_action(), clap::ArgAction::Append);
+        let _ = write!(page, " {text}{}", if repeats { "..." } else { "" });
+    }
+    page.push('\n');
+}
+
+fn bold(text: &str) -> String {
+    format!("\\fB{}\\fR", escape(text))
 }
 
 /// One section as clap_mangen writes it, without its preamble and heading.

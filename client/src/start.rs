@@ -1,6 +1,6 @@
 //! Starts the user's own daemon and waits until it answers. Invariant: of several hyp that start it together one does, and
 //! the others wait for it.
-use crate::connect::{self, UserError};
+use crate::connect::{self, UserError, Via};
 use crate::paths;
 use crate::spinner::Spinner;
 use crate::start_log::{Log, LogFile, open_private};
@@ -18,6 +18,9 @@ const START: Duration = Duration::from_secs(15);
 const GRACE: Duration = Duration::from_millis(700);
 const POLL: Duration = Duration::from_millis(30);
 const UNIT: &str = "hyprstreamd";
+/// Where to look when the user's unit fails.
+pub const UNIT_HINT: &str =
+    "see `systemctl --user status hyprstreamd` and `journalctl --user -u hyprstreamd`";
 
 /// Why the user's own daemon did not come up.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,9 @@ pub enum StartError {
         /// What it said.
         log: Log,
     },
+    /// systemd started it, and it does not answer.
+    #[error("systemd started hyprstreamd, which does not answer after {} seconds", START.as_secs())]
+    UnitSilent,
     /// Another hyp is starting it, and does not get on.
     #[error("another hyp is starting hyprstreamd, which does not answer after {} seconds", START.as_secs())]
     Waited,
@@ -68,7 +74,7 @@ impl StartError {
             StartError::NoProgram => {
                 Some("install hyprstreamd, or name a running daemon with --socket".to_owned())
             }
-            StartError::Systemd { .. } => Some(format!("see `journalctl --user -u {UNIT}`")),
+            StartError::Systemd { .. } | StartError::UnitSilent => Some(UNIT_HINT.to_owned()),
             StartError::Ended { log, .. } | StartError::Silent { log } => log
                 .path
                 .as_ref()
@@ -79,7 +85,7 @@ impl StartError {
 }
 
 /// Starts the daemon and connects to it.
-pub fn start(socket: &Path, spinner: &Spinner) -> Result<UnixStream, StartError> {
+pub fn start(socket: &Path, spinner: &Spinner) -> Result<(UnixStream, Via), StartError> {
     spinner.say("starting hyprstreamd");
     let deadline = Instant::now() + START;
     let state = paths::state_folder();
@@ -91,21 +97,26 @@ pub fn start(socket: &Path, spinner: &Spinner) -> Result<UnixStream, StartError>
     {
         Some(lock) => {
             if let Some(stream) = await_turn(&lock, socket, deadline)? {
-                return Ok(stream);
+                return Ok((stream, Via::Own));
             }
             Some(lock)
         }
         None => None,
     };
     if let Some(stream) = connect::user_daemon(socket)? {
-        return Ok(stream);
+        return Ok((stream, Via::Own));
     }
     if start_unit()? {
-        return await_answer(socket, deadline, None, &mut || Log::default());
+        return match await_answer(socket, deadline, None, &mut Log::default) {
+            Ok(stream) => Ok((stream, Via::Unit)),
+            Err(StartError::Silent { .. }) => Err(StartError::UnitSilent),
+            Err(error) => Err(error),
+        };
     }
     let log = LogFile::open(state.as_deref());
     let mut child = spawn(&log)?;
-    await_answer(socket, deadline, Some(&mut child), &mut || log.read())
+    let stream = await_answer(socket, deadline, Some(&mut child), &mut || log.read())?;
+    Ok((stream, Via::Own))
 }
 
 /// Waits for the lock, or for the daemon that its holder starts.

@@ -6,6 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+/// Its name in the state folder.
+pub const NAME: &str = "hyprstreamd.log";
 /// A log larger than this is begun anew.
 const LOG_BYTES_MAX: u64 = 1 << 20;
 
@@ -44,7 +46,7 @@ pub struct LogFile {
 impl LogFile {
     /// Opens the log in the state folder; without one, what the daemon writes is lost.
     pub fn open(state: Option<&Path>) -> LogFile {
-        let path = state.map(|folder| folder.join("hyprstreamd.log"));
+        let path = state.map(|folder| folder.join(NAME));
         let file = path.as_deref().and_then(|path| open_private(path).ok());
         let mut from = file
             .as_ref()

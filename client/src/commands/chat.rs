@@ -65,10 +65,7 @@ fn at_terminal(session: &Session, talk: &mut Talk) -> Result<(), Failure> {
             Ok(Next::Go) => {}
             Ok(Next::Quit) => return Ok(()),
             Err(failure @ Failure::Output(_)) => return Err(failure),
-            Err(failure) => {
-                session.spinner.clear();
-                failure.report(session.flags.json);
-            }
+            Err(failure) => session.report(&failure),
         }
     }
 }

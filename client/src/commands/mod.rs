@@ -5,6 +5,7 @@ mod cancel;
 mod chat;
 mod completions;
 mod detokenize;
+mod help;
 mod load;
 mod man;
 mod models;
@@ -15,7 +16,7 @@ mod status;
 mod tokenize;
 mod unload;
 
-use crate::connect;
+use crate::connect::{self, Via};
 use crate::exit::Failure;
 use crate::flags::{Command, Flags, Global};
 use crate::http::{Client, Reply};
@@ -24,6 +25,8 @@ use crate::print::Out;
 use crate::spinner::Spinner;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use std::cell::Cell;
+use std::path::PathBuf;
 
 /// What every command works with.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub struct Session {
     pub spinner: Spinner,
     /// What Ctrl-C does.
     pub interrupt: Interrupt,
+    /// How the daemon was found, once it was.
+    via: Cell<Option<Via>>,
 }
 
 impl Session {
@@ -45,12 +50,30 @@ impl Session {
             flags,
             spinner,
             interrupt,
+            via: Cell::new(None),
         }
     }
 
     /// A new connection, good for one call.
     fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(connect::open(&self.flags, &self.spinner)?))
+        Ok(self.connect()?.0)
+    }
+
+    /// The same, with the socket that it goes to.
+    fn connect(&self) -> Result<(Client, PathBuf), Failure> {
+        let opened = connect::open(&self.flags, &self.spinner)?;
+        let first = self.via.replace(Some(opened.via)).is_none();
+        if let (true, false, Some(refused)) = (first, self.flags.quiet, &opened.refused) {
+            self.spinner.clear();
+            eprintln!("hyp: {}", refused.remark());
+        }
+        Ok((Client::new(opened.stream), opened.path))
+    }
+
+    /// Says on standard error what failed.
+    pub fn report(&self, failure: &Failure) {
+        self.spinner.clear();
+        failure.report(self.flags.json, self.via.get());
     }
 
     /// A remark for whoever looks at the terminal.
@@ -95,6 +118,7 @@ pub fn run(session: &Session, command: Command) -> Result<(), Failure> {
         Command::Cancel(flags) => cancel::run(session, &flags),
         Command::Completions(flags) => completions::run(&flags),
         Command::Man => man::run(),
+        Command::Help(flags) => help::run(&flags),
     }
 }
 
@@ -102,10 +126,9 @@ pub fn run(session: &Session, command: Command) -> Result<(), Failure> {
 fn usage(name: &str, message: &str) -> ! {
     let mut command = Flags::command();
     command.build();
-    let sub = command
+    let mut sub = command
         .find_subcommand_mut(name)
         .map(std::mem::take)
         .unwrap_or_default();
-    let mut sub = sub;
     sub.error(ErrorKind::MissingRequiredArgument, message).exit()
 }

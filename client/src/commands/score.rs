@@ -11,6 +11,11 @@ const COLUMNS: &[(&str, Align)] = &[
     ("ID", Align::Right),
     ("LOGPROB", Align::Right),
     ("TEXT", Align::Left),
+];
+const COLUMNS_TOP: &[(&str, Align)] = &[
+    ("ID", Align::Right),
+    ("LOGPROB", Align::Right),
+    ("TEXT", Align::Left),
     ("LIKELIEST", Align::Left),
 ];
 
@@ -32,7 +37,7 @@ pub fn run(session: &Session, flags: ScoreFlags) -> Result<(), Failure> {
     let reply = client.compute("/score", &request)?;
     session.reply(&reply, |out, reply: ScoreReply| {
         if flags.tokens || flags.top > 0 {
-            tokens(out, &reply.scored)
+            tokens(out, &reply.scored, flags.top > 0)
         } else {
             summary(out, &reply)
         }
@@ -55,22 +60,25 @@ fn summary(out: &mut Out, reply: &ScoreReply) -> Result<(), Failure> {
     out.fields(&fields)
 }
 
-fn tokens(out: &mut Out, scored: &[ScoredToken]) -> Result<(), Failure> {
-    let mut table = Table::new(COLUMNS);
+fn tokens(out: &mut Out, scored: &[ScoredToken], top: bool) -> Result<(), Failure> {
+    let mut table = Table::new(if top { COLUMNS_TOP } else { COLUMNS });
     for token in scored {
         let likeliest: Vec<String> = token
             .top
             .iter()
             .map(|top| format!("{} {:.4}", quoted(&top.text), top.logprob))
             .collect();
-        table.row(vec![
+        let mut row = vec![
             Cell::text(token.token.to_string()),
             Cell::maybe(token.logprob, |logprob| {
                 Cell::both(format!("{logprob:.4}"), logprob)
             }),
             Cell::text(quoted(&token.text)),
-            Cell::text(likeliest.join("  ")),
-        ]);
+        ];
+        if top {
+            row.push(Cell::text(likeliest.join("  ")));
+        }
+        table.row(row);
     }
     out.table(&table)
 }

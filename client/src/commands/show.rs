@@ -5,7 +5,7 @@ use crate::flags::ShowFlags;
 use crate::http::segment;
 use crate::print::Out;
 use crate::table::{Cell, Fields, count, size};
-use hyprstream_protocol::ModelDetail;
+use hyprstream_protocol::{ModelDetail, ModelState};
 
 /// Shows one model.
 pub fn run(session: &Session, flags: &ShowFlags) -> Result<(), Failure> {
@@ -43,30 +43,40 @@ fn all(out: &mut Out, detail: &ModelDetail) -> Result<(), Failure> {
     if let Some(reason) = &model.reason {
         fields.add("reason", Cell::text(reason));
     }
-    fields
-        .add("path", Cell::text(&detail.path))
-        .add("architecture", Cell::maybe(model.arch.as_ref(), Cell::text))
-        .add("parameters", Cell::maybe(model.parameters, count))
-        .add("format", Cell::maybe(model.format.as_ref(), Cell::text))
-        .add(
+    fields.add("path", Cell::text(&detail.path));
+    let template = if detail.chat_template.is_some() {
+        "yes"
+    } else {
+        "no"
+    };
+    let known = [
+        ("architecture", model.arch.as_ref().map(Cell::text)),
+        ("parameters", model.parameters.map(count)),
+        ("format", model.format.as_ref().map(Cell::text)),
+        (
             "context",
-            Cell::maybe(model.context, |tokens| {
-                Cell::both(format!("{tokens} tokens"), tokens)
-            }),
-        )
-        .add("size", size(model.bytes))
-        .add("memory needed", Cell::maybe(detail.memory_needed, size))
-        .add("tokenizer", Cell::maybe(detail.tokenizer.as_ref(), Cell::text))
-        .add(
+            model
+                .context
+                .map(|tokens| Cell::both(format!("{tokens} tokens"), tokens)),
+        ),
+        ("size", Some(size(model.bytes))),
+        ("memory needed", detail.memory_needed.map(size)),
+        ("tokenizer", detail.tokenizer.as_ref().map(Cell::text)),
+        // Nobody has looked for the template of a model that cannot be read.
+        (
             "chat template",
-            Cell::text(if detail.chat_template.is_some() {
-                "yes"
-            } else {
-                "no"
-            }),
-        )
-        .add("digest", Cell::maybe(detail.digest.as_ref(), Cell::text));
-    for (name, value) in &detail.shape {
+            Some(Cell::text(template)).filter(|_| model.state != ModelState::Broken),
+        ),
+        ("digest", detail.digest.as_ref().map(Cell::text)),
+    ];
+    let broken = model.state == ModelState::Broken;
+    for (name, cell) in known {
+        if cell.is_some() || !broken {
+            fields.add(name, cell.unwrap_or_else(Cell::none));
+        }
+    }
+    // The context stands above already.
+    for (name, value) in detail.shape.iter().filter(|(name, _)| *name != "context") {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         fields.add(name, Cell::text(value));
     }

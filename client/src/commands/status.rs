@@ -6,7 +6,8 @@ use hyprstream_protocol::Status;
 
 /// Shows the daemon.
 pub fn run(session: &Session) -> Result<(), Failure> {
-    let reply = session.client()?.get("/status")?;
+    let (client, socket) = session.connect()?;
+    let reply = client.get("/status")?;
     session.reply(&reply, |out, status: Status| {
         let list = |names: &[String]| {
             if names.is_empty() {
@@ -18,6 +19,7 @@ pub fn run(session: &Session) -> Result<(), Failure> {
         let mut fields = Fields::new();
         fields
             .add("state", Cell::text(&status.state))
+            .add("socket", Cell::text(socket.display().to_string()))
             .add("version", Cell::text(&status.version))
             .add("pid", Cell::text(status.pid.to_string()))
             .add("uptime", span(status.uptime_s))

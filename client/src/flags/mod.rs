@@ -1,5 +1,6 @@
 //! The command line: one table from which parsing, help, completions and the man page come. Invariant: a flag that is taken
 //! is used, and a wrong one is refused here.
+mod number;
 mod sampling;
 
 use clap::{Args, Parser, Subcommand};
@@ -9,6 +10,9 @@ use std::path::PathBuf;
 
 /// Names the socket instead of `--socket`.
 pub const SOCKET_VARIABLE: &str = "HYPRSTREAM_SOCKET";
+
+/// Where help lists the flags of every command.
+const GLOBAL: &str = "Global options";
 
 /// `hyp`.
 #[derive(Debug, Parser)]
@@ -35,16 +39,16 @@ pub struct Flags {
 #[derive(Clone, Debug, Args)]
 pub struct Global {
     /// Talk to the daemon at this socket only
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH", global = true, help_heading = GLOBAL)]
     pub socket: Option<PathBuf>,
     /// Print what the daemon sends, as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
     /// Never start a daemon
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub no_start: bool,
     /// Show no progress and no remarks
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
 }
 
@@ -92,6 +96,9 @@ pub enum Command {
     /// Print this manual page
     #[command(hide = true)]
     Man,
+    /// Print this help, or that of a command
+    #[command(hide = true)]
+    Help(HelpFlags),
 }
 
 /// Which model.
@@ -114,7 +121,7 @@ pub struct AskFlags {
     /// Instructions that stand above the question
     #[arg(short, long, value_name = "TEXT", conflicts_with = "raw")]
     pub system: Option<String>,
-    /// Continue the text as it is, without a chat template
+    /// Continue the text as it is: no chat template, no --system
     #[arg(long)]
     pub raw: bool,
     /// Thinking.
@@ -156,7 +163,7 @@ pub struct ShowFlags {
     /// The model
     #[arg(value_name = "MODEL")]
     pub name: String,
-    /// Print its chat template alone
+    /// Print its chat template alone; not with --json
     #[arg(long, conflicts_with = "json")]
     pub template: bool,
 }
@@ -185,7 +192,7 @@ pub struct TokenizeFlags {
 #[derive(Clone, Debug, Args)]
 pub struct DetokenizeFlags {
     /// Token ids, apart or joined by commas
-    #[arg(value_name = "IDS", required = true, value_delimiter = ',')]
+    #[arg(value_name = "IDS", required = true, value_delimiter = ',', value_parser = number::token_id, allow_negative_numbers = true)]
     pub ids: Vec<u32>,
     /// Which model.
     #[command(flatten)]
@@ -205,7 +212,7 @@ pub struct ScoreFlags {
     #[arg(long)]
     pub tokens: bool,
     /// Print the N likeliest tokens in each place too (0 to 20)
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=20))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = number::top, allow_negative_numbers = true)]
     pub top: u8,
     /// The file holds token ids, not text
     #[arg(long)]
@@ -226,6 +233,14 @@ pub struct CompletionsFlags {
     /// The shell
     #[arg(value_name = "SHELL")]
     pub shell: Shell,
+}
+
+/// `hyp help`.
+#[derive(Clone, Debug, Args)]
+pub struct HelpFlags {
+    /// The command
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
 }
 
 #[cfg(test)]
@@ -255,6 +270,43 @@ mod tests {
         assert!(parse("0.5").is_ok());
         for bad in ["NaN", "inf", "1e99", "hot"] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn wrong_numbers_are_told_in_plain_words() {
+        let said = |args: &[&str]| Flags::try_parse_from(args).unwrap_err().to_string();
+        for (args, words) in [
+            (
+                &["hyp", "detokenize", "x"][..],
+                "expected a whole number from 0 to 4294967295",
+            ),
+            (
+                &["hyp", "detokenize", "1,-2"],
+                "expected a whole number from 0 to 4294967295",
+            ),
+            (
+                &["hyp", "ask", "hi", "--seed", "-3"],
+                "expected a whole number from 0 to 18446744073709551615",
+            ),
+            (
+                &["hyp", "ask", "hi", "--max-tokens", "1.5"],
+                "expected a whole number",
+            ),
+            (
+                &["hyp", "ask", "hi", "--top-p", "0"],
+                "expected a number above 0, to 1",
+            ),
+            (
+                &["hyp", "ask", "hi", "--top-p", "1.1"],
+                "expected a number above 0, to 1",
+            ),
+            (
+                &["hyp", "score", "f", "--top", "21"],
+                "expected a whole number from 0 to 20",
+            ),
+        ] {
+            assert!(said(args).contains(words), "{}", said(args));
         }
     }
 

@@ -1,5 +1,6 @@
 //! Flags that say how an answer is made, shared by `ask` and `chat`. Invariant: what is not given is not sent, so that the
 //! daemon's settings fill it in.
+use super::number;
 use clap::Args;
 use hyprstream_protocol::Sampling;
 
@@ -8,34 +9,34 @@ use hyprstream_protocol::Sampling;
 #[command(next_help_heading = "Sampling (left out: as the daemon is configured)")]
 pub struct SamplingFlags {
     /// Write at most N tokens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::tokens, allow_negative_numbers = true)]
     pub max_tokens: Option<u32>,
     /// 0 always takes the likeliest token; higher is more varied
-    #[arg(short, long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "X", value_parser = number::finite, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Choose among the K likeliest tokens; 0 is off
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = number::tokens, allow_negative_numbers = true)]
     pub top_k: Option<u32>,
-    /// Choose among tokens of this total probability; 1 is off
-    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
+    /// Choose among tokens of total probability P above 0; 1 is off
+    #[arg(long, value_name = "P", value_parser = number::share, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Leave out tokens less likely than P times the likeliest
-    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", value_parser = number::finite, allow_negative_numbers = true)]
     pub min_p: Option<f32>,
     /// Make tokens seen lately less likely; 1 is off
-    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = number::finite, allow_negative_numbers = true)]
     pub repeat_penalty: Option<f32>,
     /// Penalties look back N tokens; 0 is all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::tokens, allow_negative_numbers = true)]
     pub repeat_last: Option<u32>,
     /// Take X off each token seen lately
-    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = number::finite, allow_negative_numbers = true)]
     pub presence_penalty: Option<f32>,
     /// Take X off for each time a token was seen lately
-    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = number::finite, allow_negative_numbers = true)]
     pub frequency_penalty: Option<f32>,
     /// Same seed, same question, same answer
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::seed, allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// End the answer before this text; may be given again
     #[arg(long, value_name = "TEXT")]
@@ -59,14 +60,6 @@ impl SamplingFlags {
             stop: self.stop.clone(),
             logprobs: None,
         }
-    }
-}
-
-/// JSON has no NaN and no infinity: they would be left out silently.
-fn number(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(value) if value.is_finite() => Ok(value),
-        _ => Err("not a number".to_owned()),
     }
 }
 

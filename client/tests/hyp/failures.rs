@@ -2,6 +2,7 @@
 use crate::fake::{Home, run_with, text};
 use hyprstream_protocol::{ErrorBody, ErrorCode};
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -197,4 +198,20 @@ fn a_named_socket_is_the_only_one() {
             .unwrap()
             .contains(other.to_str().unwrap())
     );
+}
+
+#[test]
+fn a_socket_that_may_not_be_used() {
+    // The superuser may use any.
+    if nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let home = Home::new();
+    let _fake = home.serve(|_, _| true);
+    std::fs::set_permissions(home.path("sock"), std::fs::Permissions::from_mode(0o000)).unwrap();
+    let output = home.hyp(&["status"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(8), "{}", text(&output.stderr));
+    let output = home.hyp(&["status", "--json"]).output().unwrap();
+    let told: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(told["error"]["code"], "denied");
 }

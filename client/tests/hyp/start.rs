@@ -123,6 +123,24 @@ fn systemd_starts_it_where_it_can() {
 }
 
 #[test]
+fn a_unit_that_fails_is_looked_for_in_systemd() {
+    let Some(home) = installed(None) else { return };
+    program(
+        &home.path("bin/systemctl"),
+        "case \"$2\" in start) echo 'Job for hyprstreamd.socket failed.' >&2; exit 1 ;; esac",
+    );
+    let output = hyp(&home, &["models"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let said = text(&output.stderr);
+    assert!(said.contains("Job for hyprstreamd.socket failed."), "{said}");
+    assert!(
+        said.contains("`systemctl --user status hyprstreamd`")
+            && said.contains("`journalctl --user -u hyprstreamd`"),
+        "{said}"
+    );
+}
+
+#[test]
 fn nothing_to_start() {
     let Some(home) = installed(None) else { return };
     let output = hyp(&home, &["models"]).output().unwrap();

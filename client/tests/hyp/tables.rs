@@ -45,6 +45,26 @@ fn a_model_is_shown() {
     );
     assert!(out.ends_with("digest\t\nlayers\t2\n"), "{out}");
     assert_eq!(said(&["show", "a b/c", "--template"], b"", reply).0, "{{ x }}\n");
+    let twice = reply
+        .replace("\"layers\":2", "\"layers\":2,\"context\":7")
+        .replace("\"bytes\"", "\"context\":7,\"bytes\"");
+    assert_eq!(
+        said(&["show", "a b/c"], b"", &twice)
+            .0
+            .matches("context\t")
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn of_a_broken_model_only_the_known_is_shown() {
+    let reply = r#"{"name":"bad","state":"broken","reason":"cut off","bytes":12,"modified_s":0,"path":"/m/bad.gguf",
+        "digest":null,"memory_needed":null,"shape":{},"tokenizer":null,"chat_template":null}"#;
+    assert_eq!(
+        said(&["show", "bad"], b"", reply).0,
+        "name\tbad\nstate\tbroken\nreason\tcut off\npath\t/m/bad.gguf\nsize\t12\n"
+    );
 }
 
 #[test]
@@ -63,6 +83,8 @@ fn jobs_and_status_are_shown() {
         out.contains("uptime\t61\n") && out.contains("queued\t1\n"),
         "{out}"
     );
+    assert!(out.contains("/sock\n") && out.contains("\nsocket\t/"), "{out}");
+    assert_eq!(said(&["status", "--json"], b"", status).0, format!("{status}\n"));
 }
 
 #[test]
@@ -112,6 +134,8 @@ fn a_text_is_scored() {
     let (out, seen) = said(&["score", "--ids", "--top", "1", "-"], b"1 2\n", reply);
     assert_eq!(out, "1\t\t\"a\"\t\n2\t-0.5\t\"b\"\t\"b\" -0.5000\n");
     assert_eq!(seen.body, json!({"prompt": [1, 2], "top": 1}));
+    let (out, _) = said(&["score", "--tokens", "-"], b"ab", reply);
+    assert_eq!(out, "1\t\t\"a\"\n2\t-0.5\t\"b\"\n");
 }
 
 #[test]
@@ -134,4 +158,24 @@ fn scripts_for_shells_and_the_page() {
     let output = home.bare(&["frobnicate"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(home.bare(&[]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn help_is_a_command_too() {
+    let home = Home::new();
+    let stdout = |args: &[&str]| {
+        let output = home.bare(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout).to_owned()
+    };
+    assert_eq!(stdout(&["help"]), stdout(&["--help"]));
+    assert_eq!(stdout(&["help", "ask"]), stdout(&["ask", "--help"]));
+    let ask = stdout(&["ask", "--help"]);
+    let at = |part: &str| ask.find(part).unwrap();
+    assert!(
+        at("--raw") < at("Global options:") && at("Global options:") < at("--json"),
+        "{ask}"
+    );
+    let output = home.bare(&["help", "frobnicate"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
 }

@@ -1,0 +1,44 @@
+//! Numbers on the command line. Invariant: what is taken can be sent as JSON, and what is not is told with what would be.
+
+/// Any number. JSON has no NaN and no infinity: they would be left out silently.
+pub fn finite(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("expected a number such as 0.8".to_owned()),
+    }
+}
+
+/// A share that something must be left of.
+pub fn share(text: &str) -> Result<f32, String> {
+    finite(text)
+        .ok()
+        .filter(|&value| value > 0.0 && value <= 1.0)
+        .ok_or_else(|| "expected a number above 0, to 1".to_owned())
+}
+
+/// A number of tokens.
+pub fn tokens(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| whole(u32::MAX))
+}
+
+/// A token's id. Blanks around it come from a quoted list.
+pub fn token_id(text: &str) -> Result<u32, String> {
+    tokens(text.trim())
+}
+
+/// A seed.
+pub fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| whole(u64::MAX))
+}
+
+/// How many alternatives.
+pub fn top(text: &str) -> Result<u8, String> {
+    text.parse()
+        .ok()
+        .filter(|top| *top <= 20)
+        .ok_or_else(|| whole(20))
+}
+
+fn whole(most: impl std::fmt::Display) -> String {
+    format!("expected a whole number from 0 to {most}")
+}
