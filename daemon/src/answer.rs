@@ -197,7 +197,8 @@ impl Work {
             let _ = self.sender.send(Ok(done)).await;
             return Ok(());
         };
-        let tokens = tokens_of(&lease, input).await?;
+        let context = self.app.engine.options().context_of(lease.model().config());
+        let tokens = tokens_of(&lease, input, context).await?;
         self.submit(lease, tokens).await?;
         tokio::time::sleep(QUEUE_NEWS).await;
         let unheard = self.sender.capacity() > EVENTS_MAX / 2;

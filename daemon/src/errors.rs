@@ -5,6 +5,9 @@ use hyprstream_engine::{EngineError, InvalidSampling, SubmitError};
 use hyprstream_model::{TemplateError, TokenizerError};
 use hyprstream_protocol::{ErrorBody, ErrorCode};
 
+/// After how long to ask again for a model that waits for memory.
+const ROOM_RETRY_MS: u64 = 1000;
+
 /// After how long a client may look for the daemon that follows this one.
 const RESTART_MS: u64 = 1_000;
 
@@ -40,6 +43,16 @@ impl Failure {
         Failure::new(
             ErrorCode::JobNotFound,
             format!("you have no job {id:?}; `hyp ps` lists yours"),
+        )
+    }
+
+    /// The beginning of a prompt alone has more tokens than fit.
+    pub fn too_long(tokens: usize, tokens_max: usize) -> Failure {
+        Failure::new(
+            ErrorCode::ContextExceeded,
+            format!(
+                "the prompt has more than {tokens} tokens, and the context holds {tokens_max}; shorten it"
+            ),
         )
     }
 
@@ -85,6 +98,12 @@ impl From<AcquireError> for Failure {
     fn from(error: AcquireError) -> Failure {
         let code = match error {
             AcquireError::Broken { .. } => ErrorCode::ModelBroken,
+            // It fits once the others are through.
+            AcquireError::TooLarge { needs, budget, .. } if needs <= budget => {
+                return Failure(
+                    ErrorBody::new(ErrorCode::Busy, error.to_string()).retry_after_ms(ROOM_RETRY_MS),
+                );
+            }
             AcquireError::TooLarge { .. } => ErrorCode::ModelTooLarge,
             AcquireError::Fault { .. } => ErrorCode::Internal,
         };

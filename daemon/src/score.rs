@@ -41,6 +41,7 @@ pub async fn score(
             prompt,
             parse_special: false,
         },
+        SCORED_MAX,
     )
     .await?;
     if tokens.len() < 2 {

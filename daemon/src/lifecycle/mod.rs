@@ -62,6 +62,7 @@ pub struct Serving {
     unlink: Box<dyn Fn() + Send>,
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 /// New requests are refused, old ones go on.
@@ -88,6 +89,7 @@ impl Listening {
     pub fn serve(self) -> Result<Serving, Refusal> {
         let Listening { settings, lock, door } = self;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let hangup = signal(SignalKind::hangup())?;
         let app = assemble(&settings)?;
         let at = if door.is_own() {
             settings.socket.display().to_string()
@@ -114,6 +116,7 @@ impl Listening {
             unlink,
             terminate,
             interrupt,
+            hangup,
         })
     }
 }
@@ -186,6 +189,7 @@ impl Serving {
         let why = tokio::select! {
             _ = self.terminate.recv() => "asked to stop",
             _ = self.interrupt.recv() => "interrupted",
+            _ = self.hangup.recv() => "its terminal was closed",
             () = idle_exit(&self.app) => {
                 // Nobody connects any more to a daemon that is about to go; who wants one starts the next.
                 (self.unlink)();

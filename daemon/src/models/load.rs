@@ -26,7 +26,7 @@ impl Shared {
                 if mine {
                     state.slots.insert(name, Slot::Loaded(Arc::clone(&resident)));
                 } else {
-                    state.leaving.push(Arc::downgrade(&resident));
+                    self.leave(&mut state, &resident);
                 }
                 Stage::Ready(resident)
             }

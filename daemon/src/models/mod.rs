@@ -8,7 +8,7 @@ pub use budget::{available_memory, resident_memory};
 pub use resident::{AcquireError, Lease};
 
 use crate::catalog::{Catalog, Entry, Identity};
-use hyprstream_engine::{Engine, MemoryPlan};
+use hyprstream_engine::{Engine, MemoryPlan, Model};
 use hyprstream_protocol::{LoadStage, ModelState};
 use resident::Resident;
 use std::collections::HashMap;
@@ -39,7 +39,14 @@ struct Shared {
 struct State {
     slots: HashMap<String, Slot>,
     /// Out of the table, and still in use by requests that came before.
-    leaving: Vec<Weak<Resident>>,
+    leaving: Vec<Leaving>,
+}
+
+/// Counted until the engine, too, has let go of it.
+struct Leaving {
+    model: Weak<Model>,
+    name: String,
+    claim: u64,
 }
 
 enum Slot {
@@ -233,11 +240,9 @@ enum Joined {
 
 impl State {
     fn claimed(&mut self) -> (u64, Vec<String>) {
-        self.leaving.retain(|resident| resident.strong_count() > 0);
-        let leaving = self.leaving.iter().filter_map(Weak::upgrade);
-        let mut claims: Vec<(String, u64)> = leaving
-            .map(|resident| (resident.model.name().to_owned(), resident.claim))
-            .collect();
+        self.leaving.retain(|leaving| leaving.model.strong_count() > 0);
+        let leaving = self.leaving.iter();
+        let mut claims: Vec<(String, u64)> = leaving.map(|l| (l.name.clone(), l.claim)).collect();
         claims.extend(self.slots.iter().filter_map(|(name, slot)| match slot {
             Slot::Loaded(resident) => Some((name.clone(), resident.claim)),
             Slot::Loading { claim, .. } if *claim > 0 => Some((name.clone(), *claim)),
@@ -267,9 +272,18 @@ impl Shared {
     fn retire(&self, state: &mut State, name: &str) {
         if let Some(Slot::Loaded(resident)) = state.slots.remove(name) {
             tracing::info!(model = name, "unloaded: {name}");
-            self.engine.unload(&resident.model);
-            state.leaving.push(Arc::downgrade(&resident));
+            self.leave(state, &resident);
         }
+    }
+
+    /// Has the engine free a model, and counts it until that is done.
+    fn leave(&self, state: &mut State, resident: &Resident) {
+        self.engine.unload(&resident.model);
+        state.leaving.push(Leaving {
+            model: Arc::downgrade(&resident.model),
+            name: resident.model.name().to_owned(),
+            claim: resident.claim,
+        });
     }
 
     fn sweep(&self) {

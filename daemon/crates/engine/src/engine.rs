@@ -40,7 +40,8 @@ struct Shared {
 
 enum Command {
     Run(Box<Request>),
-    Unload(Arc<Model>),
+    /// Some model was retired: look which are over.
+    Unload,
     Stop,
 }
 
@@ -218,10 +219,11 @@ impl Engine {
             .clamp(100, 30_000)
     }
 
-    /// Frees a model's cache and buffers once its requests are through.
+    /// Frees a model's cache and buffers once its requests are through, those among them that are still on their way.
     pub fn unload(&self, model: &Arc<Model>) {
+        model.retire();
         // A send fails only when the engine has stopped, and then everything is free.
-        let _ = self.commands.send(Command::Unload(model.clone()));
+        let _ = self.commands.send(Command::Unload);
     }
 
     /// What it does right now.
@@ -276,10 +278,15 @@ struct Worker {
 
 struct Resident {
     runtime: Runtime,
-    /// Goes once it is empty.
-    retiring: bool,
     /// Its step panicked: takes nothing new and computes nothing, only its last items still go out.
     broken: bool,
+}
+
+impl Resident {
+    /// Nothing is left to do here, and nothing more will come.
+    fn is_over(&self) -> bool {
+        (self.broken || self.runtime.model().is_retired()) && self.runtime.is_empty()
+    }
 }
 
 impl Worker {
@@ -326,16 +333,7 @@ impl Worker {
                 self.publish();
                 self.shared.arriving.fetch_sub(1, Ordering::AcqRel);
             }
-            Command::Unload(model) => {
-                for resident in self
-                    .runtimes
-                    .iter_mut()
-                    .filter(|r| Arc::ptr_eq(r.runtime.model(), &model))
-                {
-                    resident.retiring = true;
-                }
-                self.runtimes.retain(|r| !(r.retiring && r.runtime.is_empty()));
-            }
+            Command::Unload => self.runtimes.retain(|r| !r.is_over()),
             Command::Stop => return false,
         }
         true
@@ -347,7 +345,6 @@ impl Worker {
             .iter_mut()
             .find(|r| !r.broken && Arc::ptr_eq(r.runtime.model(), &request.model));
         if let Some(resident) = found {
-            resident.retiring = false;
             return resident.runtime.accept(request);
         }
         match Runtime::new(request.model.clone(), self.pool.clone(), &self.shared.options) {
@@ -355,7 +352,7 @@ impl Worker {
                 runtime.accept(request);
                 self.runtimes.push(Resident {
                     runtime,
-                    retiring: false,
+
                     broken: false,
                 });
             }
@@ -380,7 +377,7 @@ impl Worker {
             let did = resident.runtime.step(now, &mut ended);
             self.blocked &= did != Did::Work;
             resident.broken |= did == Did::Broke;
-            !((resident.retiring || resident.broken) && resident.runtime.is_empty())
+            !resident.is_over()
         });
     }
 

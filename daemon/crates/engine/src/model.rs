@@ -1,11 +1,12 @@
-//! A model in memory: mapped weights, tokenizer, chat template. Invariant: it never changes once it is loaded, so any
-//! number of requests share it.
+//! A model in memory: mapped weights, tokenizer, chat template. Invariant: what requests see of it never changes once it
+//! is loaded, so any number of them share it.
 use hyprstream_model::{
     ChatTemplate, Config, ModelFile, OpenError, TemplateError, Tokenizer, TokenizerError, Weights,
 };
 use hyprstream_protocol::LoadStage;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A loaded model.
 pub struct Model {
@@ -13,6 +14,8 @@ pub struct Model {
     file: ModelFile,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<Result<ChatTemplate, TemplateError>>,
+    /// Set for good when it is to leave memory; requests that are on their way still get their answers.
+    retired: AtomicBool,
 }
 
 /// Why a model could not be loaded.
@@ -51,7 +54,16 @@ impl Model {
             file,
             tokenizer,
             template,
+            retired: AtomicBool::new(false),
         })
+    }
+
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     /// The name that requests use.

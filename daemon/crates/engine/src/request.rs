@@ -112,8 +112,10 @@ pub enum EngineError {
         /// The limit that was reached.
         seconds: u64,
     },
-    /// The model's file was cut short while it was mapped.
-    #[error("the file of model {model} was cut short while it was in use; copy it again and retry")]
+    /// The model's file was written to while it was mapped.
+    #[error(
+        "the file of model {model} was changed or cut short while it was in use; ask again when it is whole (a new file is best renamed into place)"
+    )]
     ModelDamaged {
         /// The model.
         model: String,

@@ -88,10 +88,7 @@ impl Runtime {
 
     /// One step for all sequences that can run.
     pub fn step(&mut self, now: Instant, ended: &mut dyn FnMut(&Sequence)) -> Did {
-        if self.model().file().damaged() {
-            let model = self.model().name().to_owned();
-            self.fail_all(&EngineError::ModelDamaged { model });
-        }
+        self.refuse_damaged();
         self.sweep(now);
         self.admit(ended);
         if !self.plan() {
@@ -101,8 +98,20 @@ impl Runtime {
             self.fail_all(&EngineError::Fault);
             return Did::Broke;
         }
-        self.advance(ended);
+        // Once more: what was computed from a file that changed meanwhile must not go out.
+        if !self.refuse_damaged() {
+            self.advance(ended);
+        }
         Did::Work
+    }
+
+    fn refuse_damaged(&mut self) -> bool {
+        let damaged = self.model().file().damaged();
+        if damaged {
+            let model = self.model().name().to_owned();
+            self.fail_all(&EngineError::ModelDamaged { model });
+        }
+        damaged
     }
 
     /// Lets waiting items out, and sequences go whose client went, stalls or cancelled.

@@ -393,3 +393,20 @@ fn an_unloaded_model_can_come_back() {
         first
     );
 }
+
+#[test]
+fn a_request_that_overlaps_an_unload_leaves_no_model_behind() {
+    let model = model();
+    let engine = Engine::start(options()).unwrap();
+    let early = ask(&engine, &model, &prompt(1, 4), 50).unwrap();
+    engine.unload(&model);
+    let late = ask(&engine, &model, &prompt(1, 4), 50).unwrap();
+    assert_eq!(early.inbox.tokens(), late.inbox.tokens());
+    let watch = Arc::downgrade(&model);
+    drop(model);
+    let started = Instant::now();
+    while watch.strong_count() > 0 {
+        assert!(started.elapsed() < DEADLINE, "the engine keeps the model");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

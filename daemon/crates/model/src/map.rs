@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 /// Maps at once. A model in a hundred shards takes a hundred.
 const MAPS_MAX: usize = 4096;
@@ -44,6 +45,8 @@ enum Bytes {
     Mapped {
         map: memmap2::Mmap,
         file: File,
+        /// Last change of the content when it was mapped.
+        modified: Option<SystemTime>,
         slot: &'static Slot,
     },
     Owned(Box<[u8]>),
@@ -54,12 +57,18 @@ impl Map {
     pub fn open(path: &Path) -> Result<Map, MapError> {
         let file = open_regular(path)?;
         install_handler()?;
+        let modified = file.metadata()?.modified().ok();
         // SAFETY: the map is read-only, and its bytes are used as numbers or copied before they are checked, never as a
         // type with invalid values; a shrinking file is answered by the handler.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         let slot = claim(map.as_ptr() as usize, map.len()).ok_or(MapError::TooMany)?;
         Ok(Map {
-            bytes: Bytes::Mapped { map, file, slot },
+            bytes: Bytes::Mapped {
+                map,
+                file,
+                modified,
+                slot,
+            },
         })
     }
 
@@ -78,14 +87,24 @@ impl Map {
         }
     }
 
-    /// Whether the file became shorter than its map or could not be read, so that some bytes are zeros now.
+    /// Whether the file was written to since it was mapped, became shorter than its map or could not be read: the bytes
+    /// are not those that were checked.
     pub fn damaged(&self) -> bool {
-        let Bytes::Mapped { map, file, slot } = &self.bytes else {
+        let Bytes::Mapped {
+            map,
+            file,
+            modified,
+            slot,
+        } = &self.bytes
+        else {
             return false;
         };
         // The rest of a page that the file ends in reads as zeros without any signal.
-        let shrunk = || file.metadata().is_ok_and(|m| m.len() < map.len() as u64);
-        if !slot.damaged.load(Ordering::Acquire) && shrunk() {
+        let changed = || {
+            let now = file.metadata();
+            now.is_ok_and(|m| m.len() < map.len() as u64 || m.modified().ok() != *modified)
+        };
+        if !slot.damaged.load(Ordering::Acquire) && changed() {
             slot.damaged.store(true, Ordering::Release);
         }
         slot.damaged.load(Ordering::Acquire)

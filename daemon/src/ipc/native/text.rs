@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::errors::Failure;
 use crate::ipc::{body, reply};
 use crate::models::Lease;
-use crate::prompt::tokenizer;
+use crate::prompt::{tokenizer, turn};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -15,6 +15,7 @@ use std::sync::Arc;
 pub async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<Response, Failure> {
     let request: TokenizeRequest = body::json(&app, body).await?;
     let lease = lease(&app, request.model.as_deref()).await?;
+    let _turn = turn(request.text.len()).await;
     on_a_thread(move || {
         let model = lease.model();
         let ids = tokenizer(model)?.encode(&request.text, request.add_special, request.parse_special)?;

@@ -65,6 +65,7 @@ impl ChatCompletion {
         let (stream, include_usage) = sampling::streaming(&mut fields)?;
         let messages = messages::messages(list)?;
         let model = fields.text("model")?;
+        fields.none_left()?;
         Ok(ChatCompletion {
             model,
             messages,

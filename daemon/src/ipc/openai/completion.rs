@@ -35,8 +35,10 @@ impl Completion {
         }
         let echo = fields.flag("echo")?;
         let (stream, include_usage) = sampling::streaming(&mut fields)?;
+        let model = fields.text("model")?;
+        fields.none_left()?;
         Ok(Completion {
-            model: fields.text("model")?,
+            model,
             prompts,
             echo,
             sampling,

@@ -3,6 +3,19 @@
 use crate::errors::Failure;
 use serde_json::{Map, Value};
 
+/// Parameters that change nothing in an answer: bookkeeping of OpenAI's own service, and hints for its speed.
+const HARMLESS: &[&str] = &[
+    "metadata",
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+    "verbosity",
+];
+
 /// The parameters of one request.
 pub struct Fields(Map<String, Value>);
 
@@ -78,6 +91,21 @@ impl Fields {
             None => Ok(Vec::new()),
             Some(Value::Array(list)) => Ok(list),
             Some(other) => Err(wrong(name, "a list", &other)),
+        }
+    }
+
+    /// Refuses what nobody took: a parameter that is passed over in silence would look as if it were obeyed.
+    pub fn none_left(mut self) -> Result<(), Failure> {
+        for name in HARMLESS {
+            self.0.remove(*name);
+        }
+        match self.0.iter().find(|(_, value)| !value.is_null()) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let shown: String = name.chars().take(80).collect();
+                let message = format!("there is no parameter `{shown}`; leave it out");
+                Err(Failure::bad_field(shown, message))
+            }
         }
     }
 

@@ -58,6 +58,7 @@ fn what_would_change_the_answer_is_refused_by_name() {
     for (name, value) in [
         ("n", json!(2)),
         ("logit_bias", json!({"50256": -100})),
+        ("temprature", json!(0.5)),
         ("response_format", json!({"type": "json_object"})),
         ("tool_choice", json!("required")),
         ("functions", json!([{"name": "f"}])),

@@ -16,6 +16,7 @@ use tokenizers::{
 
 use super::bpe::{self, BpeRules};
 use super::ends::end_ids;
+use super::growth::{check_normalizer, check_post_processor};
 use super::pieces::{self, Kind, Pieces};
 use super::pipeline::{Merger, Pipeline};
 use super::split::{Cut, Stage};
@@ -25,9 +26,9 @@ use super::{Parts, TOKEN_BYTES_MAX, TOKENS_MAX, Tokenizer, TokenizerError};
 struct File {
     #[serde(default)]
     added_tokens: Vec<Added>,
-    normalizer: Option<NormalizerWrapper>,
+    normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
-    post_processor: Option<PostProcessorWrapper>,
+    post_processor: Option<Value>,
     decoder: Option<Value>,
     model: ModelPart,
 }
@@ -136,6 +137,10 @@ pub(super) fn build(json: &[u8], config: Option<&Value>) -> Result<Tokenizer, To
         model,
     } = file;
     refuse_other_models(&model)?;
+    normalizer.as_ref().map_or(Ok(()), check_normalizer)?;
+    post_processor.as_ref().map_or(Ok(()), check_post_processor)?;
+    let normalizer = part::<NormalizerWrapper>(normalizer)?;
+    let post_processor = part::<PostProcessorWrapper>(post_processor)?;
     let decoding = decoding(decoder.as_ref())?;
     let pieces = pieces(&model.vocab.0, &added_tokens, decoding)?;
     let stages = stages(pre_tokenizer)?;
@@ -201,6 +206,11 @@ pub(super) fn build(json: &[u8], config: Option<&Value>) -> Result<Tokenizer, To
         ends: end_ids(&[eos], |text| ids.get(text).copied()),
         strips_space: decoding == (Decoding::Spm { strips_space: true }),
     }))
+}
+
+fn part<T: serde::de::DeserializeOwned>(value: Option<Value>) -> Result<Option<T>, TokenizerError> {
+    let parsed = value.map(serde_json::from_value).transpose();
+    parsed.map_err(|e| TokenizerError::Json(e.to_string()))
 }
 
 fn refuse_other_models(model: &ModelPart) -> Result<(), TokenizerError> {

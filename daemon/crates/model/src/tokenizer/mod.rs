@@ -5,6 +5,7 @@ mod bpe;
 mod ends;
 mod error;
 mod gguf;
+mod growth;
 mod json;
 mod pieces;
 mod pipeline;
