@@ -57,14 +57,17 @@ fn stand_in_script(delay: &str) -> String {
 /// Not a test but the daemon that the tests start: it serves the user's socket for some seconds.
 #[test]
 fn stand_in() {
-    if std::env::var_os("FAKE_DAEMON").is_none() {
+    let Some(what) = std::env::var_os("FAKE_DAEMON") else {
         return;
-    }
+    };
+    let fails = what == "fails";
     let socket = Path::new(&std::env::var_os("XDG_RUNTIME_DIR").unwrap()).join("hyprstream/hyprstream.sock");
     fs::create_dir(socket.parent().unwrap()).unwrap();
     fs::set_permissions(socket.parent().unwrap(), fs::Permissions::from_mode(0o700)).unwrap();
-    let fake = serve(&socket, |_, peer| {
-        peer.reply(200, STATUS);
+    let fake = serve(&socket, move |_, peer| {
+        if !fails {
+            peer.reply(200, STATUS);
+        }
         true
     });
     while fake.hung_up.recv_timeout(Duration::from_secs(3)).is_ok() {}
@@ -138,6 +141,22 @@ fn a_unit_that_fails_is_looked_for_in_systemd() {
             && said.contains("`journalctl --user -u hyprstreamd`"),
         "{said}"
     );
+}
+
+#[test]
+fn a_unit_that_ends_later_is_looked_for_there_too() {
+    let Some(home) = installed(None) else { return };
+    let systemctl = "case \"$2\" in start) \"$HOME/daemon\" > /dev/null 2>&1 & ;; esac";
+    program(&home.path("bin/systemctl"), systemctl);
+    program(
+        &home.path("daemon"),
+        &stand_in_script("0").replace("FAKE_DAEMON=1", "FAKE_DAEMON=fails"),
+    );
+    let output = hyp(&home, &["models"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let said = text(&output.stderr);
+    assert!(said.contains("closed the connection"), "{said}");
+    assert!(said.contains("`systemctl --user status hyprstreamd`"), "{said}");
 }
 
 #[test]
