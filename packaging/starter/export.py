@@ -1,7 +1,6 @@
 # Writes the trained weights as a Hugging Face folder and as GGUF (Q8_0 matrices, F32 norms). Invariant: both hold the same
 # tokenizer, template and weights.
 import json
-import sys
 from pathlib import Path
 
 import gguf
@@ -97,7 +96,3 @@ def read_gguf_weights(path: Path) -> dict:
         name = name or f"model.layers.{parts[1]}.{short[parts[2]]}.weight"
         back[name] = torch.from_numpy(np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
     return back
-
-
-if __name__ == "__main__":
-    sys.exit("export.py is part of train.py")

@@ -22,11 +22,11 @@ KEY_FORMS = ["<what> {k}", "<does> {k} (do|mean|control|<set>|)", "what is {k} (
              "what is {k} set to by default", "how (big|large|long|high) is {k} by default", "explain the {k} (key|setting|option)",
              "the (key|setting|option) {k}", "what happens (if|when) I (<set>|change) {k}", "is there a (key|setting) {k}",
              "what does the (setting|key|option|line) {k} do", "what should {k} be", "<how> (raise|lower|increase|<set>) {k}",
-             "which (key|setting) is {k}", "what do I (write|put) (for|in|into) {k}", "value of {k}", "what would {k} change"]
+             "which (key|setting) is {k}", "what do I (write|put) (for|in|into) {k}", "value of {k}", "what would {k} change", "{k}, what is it", "{k}? what is that"]
 COMMAND_FORMS = ["<what> {c}", "<does> {c} (do|show|print|)", "what is {c} (for|good for|used for)", "{c}", "how do I use {c}", "{c} (usage|example|help|syntax|command)",
                  "(give|show) me an example (of|for) {c}", "explain the {n} (command|subcommand)", "when (do|would|should) I use {c}", "what happens (when|if) I (run|type|call|enter) {c}",
                  "purpose of {c}", "what does the {n} (command|subcommand) (of hyp|) do", "what is the {n} (command|subcommand) (for|)", "how does {c} work", "meaning of {c}",
-                 "<does> the {n} (command|subcommand) do", "<what> the (command|subcommand) {n}", "what will {c} (do|show me|print|tell me)", "why would I (use|run) {c}", "{n} command"]
+                 "<does> the {n} (command|subcommand) do", "<what> the (command|subcommand) {n}", "what will {c} (do|show me|print|tell me)", "why would I (use|run) {c}", "{n} command", "{c}, what is it"]
 OPTION_FORMS = ["<does> {o} (do|mean|)", "<what> {o}", "what is {o} (for|good for)", "{o}", "what is the {o} (option|flag|switch) (for|)", "meaning of {o}",
                 "how do I use {o}", "explain the {o} (option|flag|)", "hyp {o}", "when (do|would) I use {o}", "{o} (option|flag|example)", "what happens with {o}", "<does> the {o} (option|flag|switch) do",
                 "why would I (give|use|pass) {o}", "what does hyp {c} {o} do", "hyp {c} {o}", "(give|show) me an example of {o}"]
@@ -202,40 +202,40 @@ class Corpus:
             if name == "long":
                 self.long = intent
             else:
-                self.unknown.append(intent)
+                self.unknown.extend([intent] * (2 if name == "know" else 1))
         self.unknown_answer = self.unknown[0].answers
 
     def pasted(self, rng):
         """Text as it comes through a pipe."""
         pool = [nonsense(rng) if rng.random() < 0.4 else rng.choice(rng.choice(list(self.words.values())).split() or ["x"]) for _ in range(30)]
-        lines = [rng.choice(CODE).format(a=rng.choice(pool), b=rng.choice(pool), c=rng.choice(pool), n=rng.randint(1, 99)) for _ in range(rng.choice([2, 3, 5, 8, 12, 20]))]
+        lines = [rng.choice(CODE).format(a=rng.choice(pool), b=rng.choice(pool), c=rng.choice(pool), n=rng.randint(1, 99)) for _ in range(rng.choice([2, 3, 5, 8, 12, 20, 35, 50, 60, 70]))]
         return "\n".join(lines)
 
     def turn(self, rng):
         """(question, answer)."""
         draw = rng.random()
-        if draw < 0.57:
+        if draw < 0.55:
             intent = rng.choice(self.project)
             question, answer = intent.ask(rng, self.random_words)
             return noisy(question, rng), answer
-        if draw < 0.63:
+        if draw < 0.61:
             question, answer = rng.choice(self.talk).ask(rng, self.random_words)
             return noisy(question, rng, rng.random() < 0.5), answer
-        if draw < 0.66:
+        if draw < 0.63:
             question, answer = rng.choice(self.linux).ask(rng, self.random_words)
             return noisy(question, rng), answer
-        if draw < 0.74:
+        if draw < 0.70:
             if rng.random() < 0.06:
                 return noisy(self.facts.unknown_place(rng), rng), rng.choice(self.unknown_answer)
             question, answer = self.facts.ask(rng)
             return noisy(question, rng, rng.random() < 0.6), answer
-        if draw < 0.85:
+        if draw < 0.83:
             question, answer = arithmetic(rng)
             return noisy(question, rng, True), answer
-        if draw < 0.88:
+        if draw < 0.85:
             question, answer = units(rng)
             return noisy(question, rng, True), answer
-        if draw < 0.985:
+        if draw < 0.965:
             question, answer = rng.choice(self.unknown).ask(rng, self.random_words)
             return noisy(question, rng, rng.random() < 0.3), answer
         question, answer = self.long.ask(rng, self.random_words)

@@ -83,7 +83,7 @@ BEFORE = ["hi, ", "hello, ", "please ", "quick question: ", "I wonder, ", "so ",
           "help! ", "I read the manual but ", "it is not clear to me ", "somebody asked me ", "would you mind telling me ", "let me ask, ", "for my notes, ", "being a beginner, ", "in a script, "]
 AFTER = [" please", " thanks", " for me", ", please", " exactly", " again", " on linux", " now", " then", " actually",
          ", do you know", ", any idea", " on my server", " on debian", " here", ", thank you", " in practice", " in short",
-         " at all", " by the way", ", can you tell me", " quickly", " in general", " these days", " on this box"]
+         " at all", " by the way", ", can you tell me", " quickly", " in general", " these days", " on this box", " anyway", " really", " today"]
 
 
 def slip(word: str, rng: random.Random) -> str:
@@ -113,11 +113,11 @@ def noisy(text: str, rng: random.Random, plain: bool = False) -> str:
         if rng.random() < 0.4:
             words = swap_words(words, rng)
         draw = rng.random()
-        if draw < 0.05 and len(words) > 3:
+        if draw < 0.10 and len(words) > 3:
             words = [w for w in words if w not in FILLER] or words
             if rng.random() < 0.3:
                 rng.shuffle(words)
-        elif draw < 0.17 and len(words) > 3:
+        elif draw < 0.22 and len(words) > 3:
             words = [w for w in words if w not in FILLER or rng.random() < 0.6] or words
         if rng.random() < 0.09:
             at = rng.randrange(len(words))

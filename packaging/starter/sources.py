@@ -22,11 +22,11 @@ def plain(roff: str) -> str:
 
 
 def option_of(heading: str):
-    """("--model", "NAME") of the heading "-m, --model <NAME>"; None where it is no long option."""
+    """("model", "NAME") of the heading "-m, --model NAME" or "-m, --model <NAME>"; None where it is no long option."""
     found = re.search(r"--([a-z][a-z-]*)", heading)
     if not found:
         return None
-    value = re.search(r"<([A-Z]+)>", heading)
+    value = re.search(r" <?([A-Z]+)>?$", heading)
     return found.group(1), value.group(1) if value else ""
 
 
