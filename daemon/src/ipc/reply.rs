@@ -5,7 +5,8 @@ use crate::app::App;
 use crate::errors::Failure;
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -15,6 +16,15 @@ use serde::Serialize;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+
+/// A name or an id in a path, which may not be UTF-8 once its percent signs are read.
+pub type Segment = Result<Path<String>, PathRejection>;
+
+/// The name or id.
+pub fn segment(segment: Segment) -> Result<String, Failure> {
+    let Path(text) = segment.map_err(|_| Failure::new(ErrorCode::BadRequest, "the path is not UTF-8"))?;
+    Ok(text)
+}
 
 /// The id of the request at hand.
 #[derive(Clone, Debug, PartialEq, Eq)]

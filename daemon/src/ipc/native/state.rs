@@ -4,10 +4,10 @@ use crate::app::{App, Phase};
 use crate::catalog::Entry;
 use crate::errors::Failure;
 use crate::ipc::peer::Peer;
-use crate::ipc::reply;
+use crate::ipc::reply::{self, Segment};
 use crate::models::resident_memory;
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use hyprstream_model::{ModelFile, Summary};
 use hyprstream_protocol::{CancelReply, Jobs, Memory, Model, ModelDetail, ModelState, Models, Status};
@@ -56,7 +56,7 @@ pub fn in_words(app: &App) -> String {
             format!("{} requests running, {} waiting", stats.running, stats.queued)
         }
         Phase::Serving if app.models.is_loading() => "loading a model".to_owned(),
-        Phase::Serving => format!("ready, {models} models"),
+        Phase::Serving => format!("ready; models: {models}"),
     }
 }
 
@@ -88,8 +88,8 @@ fn line(app: &App, entry: &Entry) -> Model {
 }
 
 /// `GET /models/NAME`.
-pub async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Failure> {
-    let entry = app.entry(Some(&name))?;
+pub async fn model(State(app): State<Arc<App>>, name: Segment) -> Result<Response, Failure> {
+    let entry = app.entry(Some(&reply::segment(name)?))?;
     let model = line(&app, &entry);
     let chat_template = match model.state {
         ModelState::Broken => None,
@@ -163,8 +163,9 @@ pub async fn jobs(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>)
 pub async fn cancel(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
-    Path(id): Path<String>,
+    id: Segment,
 ) -> Result<Response, Failure> {
+    let id = reply::segment(id)?;
     app.jobs.cancel(&id, peer.uid)?;
     Ok(reply::ok(&CancelReply { id }))
 }

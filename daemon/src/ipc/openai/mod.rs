@@ -9,11 +9,11 @@ mod messages;
 mod sampling;
 mod sse;
 
-use super::reply;
+use super::reply::{self, Segment};
 use crate::app::App;
 use crate::errors::Failure;
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyprstream_protocol::{Blame, ErrorCode, FinishReason, Usage};
@@ -85,8 +85,8 @@ async fn models(State(app): State<Arc<App>>) -> Response {
     reply::ok(&json!({"object": "list", "data": data}))
 }
 
-async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, OpenAiFailure> {
-    let entry = app.entry(Some(&name))?;
+async fn model(State(app): State<Arc<App>>, name: Segment) -> Result<Response, OpenAiFailure> {
+    let entry = app.entry(Some(&reply::segment(name)?))?;
     Ok(reply::ok(&model_json(&entry.name, entry.modified_s())))
 }
 
