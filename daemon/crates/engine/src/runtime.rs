@@ -181,21 +181,22 @@ impl Runtime {
         }
     }
 
-    /// Chooses the tokens of the next step: first one for each sequence that answers, then prompts with what is left.
+    /// Chooses the tokens of the next step: first one for each sequence that answers, then prompts, which share what is
+    /// left evenly, so that a short one does not wait for a long one.
     fn plan(&mut self) -> bool {
         let mut budget = self.runner.step_tokens_max();
         let mut slices = 0;
         for answering in [true, false] {
+            let mut left = self.running.iter().filter(|s| s.can_run(answering)).count();
             let mut at = 0;
             while at < self.running.len() {
                 let sequence = &self.running[at];
-                let pending = sequence.pending();
-                let fits = (pending == 1) == answering && budget > 0 && slices < SEQUENCES_MAX;
-                if !fits || sequence.planned > 0 || sequence.outlet.is_blocked() {
+                if !sequence.can_run(answering) || budget == 0 || slices == SEQUENCES_MAX {
                     at += 1;
                     continue;
                 }
-                let tokens = pending.min(budget);
+                let tokens = sequence.pending().min(budget.div_ceil(left.max(1)));
+                left = left.saturating_sub(1);
                 if self.make_room(at, sequence.cached + tokens) {
                     let sequence = &mut self.running[at];
                     sequence.planned = tokens;

@@ -115,6 +115,11 @@ impl Sequence {
         self.tokens.len() - self.cached
     }
 
+    /// Whether the step at hand could carry it: as one that answers, or as one whose prompt is still being read.
+    pub fn can_run(&self, answering: bool) -> bool {
+        (self.pending() == 1) == answering && self.planned == 0 && !self.outlet.is_blocked()
+    }
+
     fn generated(&self) -> usize {
         self.tokens.len() - self.prompt
     }

@@ -23,6 +23,7 @@ struct Inbox {
     arrived: Condvar,
     closed: AtomicBool,
     full: AtomicBool,
+    last_at: Mutex<Option<Instant>>,
 }
 
 struct Tap(Arc<Inbox>);
@@ -35,6 +36,7 @@ impl Sink for Tap {
         self.0.closed.load(Ordering::Relaxed)
     }
     fn send(&mut self, item: Result<Event, EngineError>) {
+        *self.0.last_at.lock().unwrap() = Some(Instant::now());
         self.0.items.lock().unwrap().push(item);
         self.0.arrived.notify_all();
     }
@@ -409,4 +411,21 @@ fn a_request_that_overlaps_an_unload_leaves_no_model_behind() {
         assert!(started.elapsed() < DEADLINE, "the engine keeps the model");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+#[test]
+fn a_short_prompt_does_not_wait_for_a_long_one() {
+    let model = model();
+    let engine = Engine::start(Options {
+        prefill_tokens_max: 8,
+        ..options()
+    })
+    .unwrap();
+    let context = engine.options().context_of(model.config()) as u32;
+    let long = ask(&engine, &model, &prompt(1, context - 8), 1).unwrap();
+    let short = ask(&engine, &model, &prompt(2, 6), 1).unwrap();
+    assert_eq!(short.inbox.tokens().len(), 1);
+    assert_eq!(long.inbox.tokens().len(), 1);
+    let end = |asked: &Asked| asked.inbox.last_at.lock().unwrap().unwrap();
+    assert!(end(&short) < end(&long));
 }
