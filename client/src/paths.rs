@@ -1,6 +1,4 @@
 //! Where a user's files lie. Invariant: a folder that others could have prepared is never trusted.
-use hyprstream_protocol::USER_SOCKET;
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -50,14 +48,7 @@ pub fn uid() -> u32 {
 
 /// The socket of the user's own daemon.
 pub fn user_socket() -> PathBuf {
-    user_socket_in(std::env::var_os("XDG_RUNTIME_DIR").as_deref(), uid())
-}
-
-fn user_socket_in(runtime: Option<&OsStr>, uid: u32) -> PathBuf {
-    match runtime.map(Path::new).filter(|path| path.is_absolute()) {
-        Some(runtime) => runtime.join(USER_SOCKET),
-        None => PathBuf::from(format!("/tmp/hyprstream-{uid}/hyprstream.sock")),
-    }
+    hyprstream_protocol::user_socket(std::env::var_os("XDG_RUNTIME_DIR").as_deref(), uid())
 }
 
 /// Checks that only this user can have put a socket there. `Ok(false)`: the folder does not exist.
@@ -113,18 +104,6 @@ pub fn state_folder() -> Option<PathBuf> {
 mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
-
-    #[test]
-    fn the_socket_has_a_place_without_a_runtime_folder() {
-        let at = |runtime: Option<&str>| user_socket_in(runtime.map(OsStr::new), 7);
-        assert_eq!(
-            at(Some("/run/user/7")),
-            Path::new("/run/user/7/hyprstream/hyprstream.sock")
-        );
-        for odd in [None, Some(""), Some("relative")] {
-            assert_eq!(at(odd), Path::new("/tmp/hyprstream-7/hyprstream.sock"));
-        }
-    }
 
     #[test]
     fn folders_of_others_are_refused() {

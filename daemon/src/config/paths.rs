@@ -48,10 +48,9 @@ impl Place {
                 .unwrap_or_else(|| home.join(fallback))
                 .join("hyprstream")
         };
-        let socket = match variable("XDG_RUNTIME_DIR").filter(|path| path.is_absolute()) {
-            Some(run) => run.join(hyprstream_protocol::USER_SOCKET),
-            None => format!("/tmp/hyprstream-{}/hyprstream.sock", getuid().as_raw()).into(),
-        };
+        let runtime_dir = variable("XDG_RUNTIME_DIR");
+        let uid = getuid().as_raw();
+        let socket = hyprstream_protocol::user_socket(runtime_dir.as_deref().map(Path::as_os_str), uid);
         Place {
             user: true,
             socket,
