@@ -48,12 +48,19 @@ fn silu_times<S: Simd>(s: S, gate: S::F32, up: S::F32) -> S::F32 {
     s.mul(s.div(gate, divisor), up)
 }
 
-/// The natural logarithm of the softmax at `index`; sums in f64. Runs on the calling thread.
+/// `ln(sum(exp(logits)))` over the finite logits, summed in f64. `None` if there is none. Runs on the calling thread.
+pub fn log_sum_exp(logits: &[f32]) -> Option<f64> {
+    let finite = || logits.iter().copied().filter(|logit| logit.is_finite());
+    let max = finite().reduce(f32::max)?;
+    let sum: f64 = finite().map(|logit| f64::from(logit - max).exp()).sum();
+    Some(f64::from(max) + sum.ln())
+}
+
+/// The natural logarithm of the softmax at `index`; NaN if no logit is finite.
 ///
 /// # Panics
 /// If `index` is out of range.
 pub fn log_softmax_at(logits: &[f32], index: usize) -> f32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from((logit - max).exp())).sum();
-    (f64::from(logits[index]) - f64::from(max) - sum.ln()) as f32
+    let logit = f64::from(logits[index]);
+    log_sum_exp(logits).map_or(f32::NAN, |normalizer| (logit - normalizer) as f32)
 }

@@ -17,7 +17,7 @@ mod rope;
 mod shards;
 mod simd;
 
-pub use act::{log_softmax_at, silu_mul};
+pub use act::{log_softmax_at, log_sum_exp, silu_mul};
 pub use attention::{KV_BLOCK, KvFormat, KvLayer, Span, attend, kv_write};
 pub use isa::Isa;
 pub use matmul::{MatrixRef, Output, matmul, matmul_many};

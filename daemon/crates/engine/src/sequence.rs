@@ -2,9 +2,10 @@
 //! in the KV cache, and every token but the newest was reported before the next is chosen.
 use crate::emit::Outlet;
 use crate::forward::{Logits, Slice};
-use crate::sampling::{Candidates, Chosen, log_sum_exp, top_logprobs};
+use crate::sampling::{Candidates, Chosen, top_logprobs};
 use crate::stop::{Matched, StopMatcher};
 use crate::{BlockTable, EngineError, Model, Progress, Request, Sampler, SamplingParams};
+use hyprstream_kernels::log_sum_exp;
 use hyprstream_model::DecodeStream;
 use hyprstream_protocol::{Event, FinishReason, JobState, Timings, TokenEvent, TokenLogprob, Usage};
 use std::sync::Arc;

@@ -5,4 +5,4 @@ mod random;
 mod sampler;
 
 pub use params::{InvalidSampling, SamplingParams};
-pub use sampler::{Candidates, Chosen, Sampler, log_sum_exp, top_logprobs};
+pub use sampler::{Candidates, Chosen, Sampler, top_logprobs};

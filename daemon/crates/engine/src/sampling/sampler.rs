@@ -2,6 +2,7 @@
 //! processors. Invariant: nothing is allocated once a sampler's buffers have seen a full vocabulary.
 use super::SamplingParams;
 use super::random::Random;
+use hyprstream_kernels::log_sum_exp;
 use std::collections::HashMap;
 
 /// Chooses tokens for one sequence.
@@ -9,13 +10,8 @@ use std::collections::HashMap;
 pub struct Sampler {
     params: SamplingParams,
     random: Random,
-    counts: HashMap<u32, Seen>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    anywhere: bool,
-    generated: u32,
+    /// How often each token in the penalties' window was generated; 0 for one of the prompt.
+    counts: HashMap<u32, u32>,
 }
 
 /// A chosen token; log-probabilities are those of the model itself, before penalties and temperature.
@@ -65,50 +61,49 @@ impl Sampler {
         if let Some(top) = self.params.logprobs {
             chosen.top = top_logprobs(logits, normalizer, top as usize, candidates);
         }
-        let raw = self
-            .params
-            .logprobs
-            .map(|_| RawLogits::of(logits, tokens, self.params.repeat_last));
+        let changes = self.params.logprobs.is_some() && self.penalizes();
+        let raw = changes.then(|| RawLogits::of(logits, tokens, self.params.repeat_last));
         self.penalize(logits, tokens, prompt);
         chosen.token = if self.params.temperature == 0.0 {
             argmax(logits)?
         } else {
             self.draw(logits, candidates)?
         };
-        if let Some(raw) = raw {
-            let logit = raw
-                .get(chosen.token)
-                .unwrap_or_else(|| logits[chosen.token as usize]);
+        if self.params.logprobs.is_some() {
+            let before = raw.and_then(|raw| raw.get(chosen.token));
+            let logit = before.unwrap_or_else(|| logits[chosen.token as usize]);
             chosen.logprob = Some((f64::from(logit) - normalizer) as f32);
         }
         Some(chosen)
     }
 
-    fn penalize(&mut self, logits: &mut [f32], tokens: &[u32], prompt: usize) {
+    /// Whether any penalty is on.
+    fn penalizes(&self) -> bool {
         let p = &self.params;
-        if p.repeat_penalty == 1.0 && p.presence_penalty == 0.0 && p.frequency_penalty == 0.0 {
+        p.repeat_penalty != 1.0 || p.presence_penalty != 0.0 || p.frequency_penalty != 0.0
+    }
+
+    fn penalize(&mut self, logits: &mut [f32], tokens: &[u32], prompt: usize) {
+        if !self.penalizes() {
             return;
         }
+        let p = &self.params;
         self.counts.clear();
         let first = window_start(tokens.len(), p.repeat_last);
         for (at, &token) in tokens.iter().enumerate().skip(first) {
-            let seen = self.counts.entry(token).or_default();
-            seen.anywhere = true;
-            seen.generated += u32::from(at >= prompt);
+            *self.counts.entry(token).or_default() += u32::from(at >= prompt);
         }
-        for (&token, seen) in &self.counts {
+        for (&token, &generated) in &self.counts {
             let Some(logit) = logits.get_mut(token as usize) else {
                 continue;
             };
-            if seen.anywhere {
-                *logit = if *logit > 0.0 {
-                    *logit / p.repeat_penalty
-                } else {
-                    *logit * p.repeat_penalty
-                };
-            }
-            if seen.generated > 0 {
-                *logit -= p.presence_penalty + p.frequency_penalty * seen.generated as f32;
+            *logit = if *logit > 0.0 {
+                *logit / p.repeat_penalty
+            } else {
+                *logit * p.repeat_penalty
+            };
+            if generated > 0 {
+                *logit -= p.presence_penalty + p.frequency_penalty * generated as f32;
             }
         }
     }
@@ -178,24 +173,6 @@ pub fn argmax(logits: &[f32]) -> Option<u32> {
         }
     }
     best.map(|(i, _)| i as u32)
-}
-
-/// `ln(sum(exp(logits)))`, in f64. `None` if no logit is a number.
-pub fn log_sum_exp(logits: &[f32]) -> Option<f64> {
-    let max = logits
-        .iter()
-        .copied()
-        .filter(|l| l.is_finite())
-        .fold(f32::NEG_INFINITY, f32::max);
-    if max == f32::NEG_INFINITY {
-        return None;
-    }
-    let sum: f64 = logits
-        .iter()
-        .filter(|l| l.is_finite())
-        .map(|&l| f64::from(l - max).exp())
-        .sum();
-    Some(f64::from(max) + sum.ln())
 }
 
 /// The `n` likeliest tokens and their log-probabilities.
