@@ -7,7 +7,7 @@ use crate::sampling::Candidates;
 use crate::sequence::{Next, Sequence, Voice};
 use crate::{EngineError, Model, Options, Request};
 use hyprstream_kernels::{KV_BLOCK, Pool};
-use hyprstream_protocol::{Event, JobState};
+use hyprstream_protocol::JobState;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -68,13 +68,7 @@ impl Runtime {
     }
 
     pub fn accept(&mut self, request: Request) {
-        let mut sequence = Sequence::new(request, self.context);
-        if !self.waiting.is_empty() || self.running.len() >= self.options.sequences_max {
-            sequence.outlet.push(Ok(Event::Queued {
-                ahead: self.waiting.len() as u32,
-            }));
-        }
-        self.waiting.push_back(sequence);
+        self.waiting.push_back(Sequence::new(request, self.context));
     }
 
     /// Ends everything.
@@ -88,7 +82,6 @@ impl Runtime {
 
     /// One step for all sequences that can run.
     pub fn step(&mut self, now: Instant, ended: &mut dyn FnMut(&Sequence)) -> Did {
-        self.refuse_damaged();
         self.sweep(now);
         self.admit(ended);
         if !self.plan() {
@@ -98,7 +91,7 @@ impl Runtime {
             self.fail_all(&EngineError::Fault);
             return Did::Broke;
         }
-        // Once more: what was computed from a file that changed meanwhile must not go out.
+        // What was computed from a file that changed meanwhile must not go out.
         if !self.refuse_damaged() {
             self.advance(ended);
         }
