@@ -81,7 +81,7 @@ pub async fn turn(bytes: usize) -> Option<SemaphorePermit<'static>> {
 
 /// The token ids of an input, of which there may be `tokens_max`: the context, where there is no other limit.
 pub async fn tokens_of(lease: &Lease, input: Input, tokens_max: usize) -> Result<Vec<u32>, Failure> {
-    // Ids need no work, and a short text less than the way to another thread.
+    // Ids need no work.
     if let Input::Prompt {
         prompt: Prompt::Tokens(tokens),
         ..

@@ -25,6 +25,14 @@ fn survives(daemon: &Daemon, name: &str) {
     assert!(!daemon.log().contains("panicked"), "{name}: {}", daemon.log());
 }
 
+/// A good model still answers, and the daemon ends in order.
+fn unharmed(daemon: Daemon) {
+    daemon
+        .hyp(["ask", "-m", "tiny", "--max-tokens", "2", "hello"])
+        .ok();
+    daemon.stop();
+}
+
 #[test]
 fn bits_flipped_in_the_header_do_no_harm() {
     let daemon = Daemon::tiny();
@@ -45,10 +53,7 @@ fn bits_flipped_in_the_header_do_no_harm() {
         daemon.await_model(name);
         survives(&daemon, name);
     }
-    daemon
-        .hyp(["ask", "-m", "tiny", "--max-tokens", "2", "hello"])
-        .ok();
-    daemon.stop();
+    unharmed(daemon);
 }
 
 #[test]
@@ -67,10 +72,7 @@ fn weights_that_are_no_numbers_do_no_harm() {
         fs::write(&file, "one two three").unwrap();
         daemon.hyp(["score", "-m", name, file.to_str().unwrap()]);
     }
-    daemon
-        .hyp(["ask", "-m", "tiny", "--max-tokens", "2", "hello"])
-        .ok();
-    daemon.stop();
+    unharmed(daemon);
 }
 
 #[test]
@@ -97,8 +99,5 @@ fn tokenizers_that_make_no_sense_do_no_harm() {
         daemon.await_model(name);
         survives(&daemon, name);
     }
-    daemon
-        .hyp(["ask", "-m", "tiny", "--max-tokens", "2", "hello"])
-        .ok();
-    daemon.stop();
+    unharmed(daemon);
 }

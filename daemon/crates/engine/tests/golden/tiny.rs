@@ -1,8 +1,26 @@
 //! The random model that whole-system tests talk to. Invariant: its folder is exact; its q8_0 file is close.
 use crate::run::{greedy, ids, json, logprobs, numbers, open, root, runner};
+use hyprstream_engine::Model;
+use serde_json::Value;
 
 /// q8_0 rounds each weight to one part in 127 of its block's largest; on this model that is worth this much.
 const Q8_0_MEAN_LOGPROB_MAX: f64 = 0.02;
+
+/// The tokenizer cuts the golden prompt as transformers does, and puts the golden tokens together to the golden text.
+fn same_texts(model: &Model, golden: &Value) {
+    let (prompt, text) = (ids(&golden["prompt_tokens"]), ids(&golden["greedy_tokens"]));
+    let tokenizer = model.tokenizer().unwrap();
+    assert_eq!(
+        tokenizer
+            .encode(golden["prompt"].as_str().unwrap(), true, false)
+            .unwrap(),
+        prompt
+    );
+    assert_eq!(
+        tokenizer.decode(&text, true),
+        golden["greedy_text"].as_str().unwrap()
+    );
+}
 
 #[test]
 fn the_folder_gives_the_golden_text() {
@@ -21,17 +39,7 @@ fn the_folder_gives_the_golden_text() {
             at + 1
         );
     }
-    let tokenizer = model.tokenizer().unwrap();
-    assert_eq!(
-        tokenizer
-            .encode(golden["prompt"].as_str().unwrap(), true, false)
-            .unwrap(),
-        prompt
-    );
-    assert_eq!(
-        tokenizer.decode(&text, true),
-        golden["greedy_text"].as_str().unwrap()
-    );
+    same_texts(&model, &golden);
 }
 
 #[test]
@@ -49,15 +57,5 @@ fn q8_0_is_close_and_has_the_same_tokenizer() {
         mean.abs() < Q8_0_MEAN_LOGPROB_MAX,
         "mean log-probability off by {mean}"
     );
-    let tokenizer = model.tokenizer().unwrap();
-    assert_eq!(
-        tokenizer
-            .encode(golden["prompt"].as_str().unwrap(), true, false)
-            .unwrap(),
-        prompt
-    );
-    assert_eq!(
-        tokenizer.decode(&text, true),
-        golden["greedy_text"].as_str().unwrap()
-    );
+    same_texts(&model, &golden);
 }
