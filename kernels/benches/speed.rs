@@ -62,6 +62,7 @@ fn attention(pool: &Pool) {
                 first: 0,
                 tokens,
                 start: positions - tokens,
+                prefill: false,
                 blocks: &blocks,
             };
             let seconds = best(40, || {

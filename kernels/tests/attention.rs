@@ -93,6 +93,7 @@ impl Case {
                 first: first - s.tokens,
                 tokens: s.tokens,
                 start: s.start,
+                prefill: false,
                 blocks: &s.blocks,
             }
         };
@@ -109,6 +110,7 @@ impl Case {
                 first: 0,
                 tokens: s.start,
                 start: 0,
+                prefill: false,
                 blocks: &s.blocks,
             };
             kv_write(
@@ -225,6 +227,29 @@ fn the_cache_keeps_what_was_written_and_nothing_else() {
                     assert_eq!((k[d], v[d]), (stored(&s.k), stored(&s.v)));
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn a_copied_block_has_the_first_slots_of_the_other_and_keeps_the_rest() {
+    for format in FORMATS {
+        let pool = Pool::new(1).unwrap();
+        let case = Case::new(format, [3, 1, 20], &[(0, 96)], None, 4);
+        let mut layer = case.layer(&pool);
+        let blocks = &case.sequences[0].blocks;
+        let row = |layer: &KvLayer, block: usize, head: usize, slot: usize| {
+            let (mut k, mut v) = ([f32::NAN; 20], [f32::NAN; 20]);
+            layer.read(blocks[block], head, slot, &mut k, &mut v);
+            (k, v)
+        };
+        let before = case.layer(&pool);
+        layer.copy_block(blocks[0], blocks[2], 13);
+        for (block, head, slot) in
+            (0..3).flat_map(|b| (0..3).flat_map(move |head| (0..KV_BLOCK).map(move |slot| (b, head, slot))))
+        {
+            let from = if block == 2 && slot < 13 { 0 } else { block };
+            assert_eq!(row(&layer, block, head, slot), row(&before, from, head, slot));
         }
     }
 }

@@ -118,6 +118,24 @@ impl KvLayer {
         self.shape.blocks
     }
 
+    /// Copies the first `slots` keys and values of block `from` over those of block `to`, in all heads: a sequence that
+    /// goes on from a shared block writes to a copy.
+    ///
+    /// # Panics
+    /// If there is no such block, or it has fewer slots.
+    pub fn copy_block(&mut self, from: u32, to: u32, slots: usize) {
+        assert!(slots <= KV_BLOCK, "{slots} slots of a block");
+        let shape = self.shape;
+        for head in 0..shape.kv_heads {
+            let (from, to) = (shape.head_at(from, head), shape.head_at(to, head));
+            let len = slots * shape.head_dim;
+            match &mut self.store {
+                Store::F32 { k, v } => [k, v].map(|half| half.copy_within(from..from + len, to)),
+                Store::F16 { k, v } => [k, v].map(|half| half.copy_within(from..from + len, to)),
+            };
+        }
+    }
+
     /// Copies out the key and the value of one token, `[head_dim]` each: for tests and for looking inside.
     ///
     /// # Panics

@@ -21,6 +21,9 @@ pub struct Span<'a> {
     pub tokens: usize,
     /// Position of its first token in the sequence.
     pub start: usize,
+    /// Tokens of a prompt, whose attention may take the wide path (tiles of bf16 where the processor has them). The
+    /// role decides and never the number of tokens, so that a token's result does not depend on its neighbours.
+    pub prefill: bool,
     /// The sequence's blocks, in order of position; they cover `start + tokens` positions.
     pub blocks: &'a [u32],
 }

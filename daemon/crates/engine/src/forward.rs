@@ -134,6 +134,7 @@ impl Runner {
             first: 0,
             tokens: 0,
             start: 0,
+            prefill: false,
             blocks: &[],
         }; SEQUENCES_MAX];
         let mut first = 0;
@@ -142,6 +143,7 @@ impl Runner {
                 first,
                 tokens: slice.tokens.len(),
                 start: slice.start,
+                prefill: false,
                 blocks: slice.blocks,
             };
             first += slice.tokens.len();
