@@ -18,6 +18,9 @@ pub struct Slice<'a> {
     pub start: usize,
     /// Blocks of the KV cache with room for all positions up to the last.
     pub blocks: &'a [u32],
+    /// The role of its tokens: given ones (prefill), or generated ones (decode). Kernels choose their arithmetic by it,
+    /// so a token has the same role whenever it is computed, after an eviction too.
+    pub prefill: bool,
     /// Which logits are wanted.
     pub logits: Logits,
 }
@@ -123,13 +126,15 @@ impl Runner {
     }
 
     /// Computes one step and hands every wanted row of logits to `on_logits(slice, token in slice, logits [vocab])`, in
-    /// order. Slices beyond [`SEQUENCES_MAX`] or tokens beyond [`Runner::step_tokens_max`] are the caller's mistake.
+    /// order. Decode slices come before prefill slices. Another order, slices beyond [`SEQUENCES_MAX`] and tokens beyond
+    /// [`Runner::step_tokens_max`] are the caller's mistake.
     pub fn step(&mut self, slices: &[Slice<'_>], on_logits: &mut dyn FnMut(usize, usize, &mut [f32])) {
         let tokens: usize = slices.iter().map(|s| s.tokens.len()).sum();
         assert!(
             tokens <= self.buffers.tokens_max && slices.len() <= SEQUENCES_MAX,
             "the step is too large"
         );
+        assert!(slices.is_sorted_by_key(|s| s.prefill), "decode slices come first");
         let mut spans = [Span {
             first: 0,
             tokens: 0,

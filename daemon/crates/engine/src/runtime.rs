@@ -180,15 +180,16 @@ impl Runtime {
         let mut budget = self.runner.step_tokens_max();
         let mut slices = 0;
         for answering in [true, false] {
-            let mut left = self.running.iter().filter(|s| s.can_run(answering)).count();
+            let fits = |s: &Sequence| s.is_answering() == answering && s.can_run();
+            let mut left = self.running.iter().filter(|s| fits(s)).count();
             let mut at = 0;
             while at < self.running.len() {
                 let sequence = &self.running[at];
-                if !sequence.can_run(answering) || budget == 0 || slices == SEQUENCES_MAX {
+                if !fits(sequence) || budget == 0 || slices == SEQUENCES_MAX {
                     at += 1;
                     continue;
                 }
-                let tokens = sequence.pending().min(budget.div_ceil(left.max(1)));
+                let tokens = sequence.slice_max().min(budget.div_ceil(left.max(1)));
                 left = left.saturating_sub(1);
                 if self.make_room(at, sequence.cached + tokens) {
                     let sequence = &mut self.running[at];
@@ -229,17 +230,22 @@ impl Runtime {
     fn compute(&mut self) {
         let mut slices = [const { None::<Slice<'_>> }; SEQUENCES_MAX];
         let mut voices = [const { None::<(usize, &[u32], &mut Voice)> }; SEQUENCES_MAX];
-        let mut count = 0;
-        for sequence in self.running.iter_mut().filter(|s| s.planned > 0) {
+        // Decode slices come first, then prefill slices.
+        let planned = |s: &&mut Sequence| s.planned > 0;
+        let decoding = |s: &Sequence| s.planned > 0 && !s.is_prefill();
+        let (mut decode, mut count) = (0, self.running.iter().filter(|s| decoding(s)).count());
+        for sequence in self.running.iter_mut().filter(planned) {
             let (slice, tokens, voice) = sequence.parts();
-            voices[count] = Some((slice.start, tokens, voice));
-            slices[count] = Some(slice);
-            count += 1;
+            let at = if slice.prefill { &mut count } else { &mut decode };
+            voices[*at] = Some((slice.start, tokens, voice));
+            slices[*at] = Some(slice);
+            *at += 1;
         }
         let empty = Slice {
             tokens: &[],
             start: 0,
             blocks: &[],
+            prefill: false,
             logits: crate::forward::Logits::None,
         };
         let slices = slices.map(|s| s.unwrap_or(empty));

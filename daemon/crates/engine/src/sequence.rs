@@ -116,9 +116,29 @@ impl Sequence {
         self.tokens.len() - self.cached
     }
 
-    /// Whether the step at hand could carry it: as one that answers, or as one whose prompt is still being read.
-    pub fn can_run(&self, answering: bool) -> bool {
-        (self.pending() == 1) == answering && self.planned == 0 && !self.outlet.is_blocked()
+    /// The role of the tokens that come next: given ones, or generated ones, which after an eviction may be many.
+    pub fn is_prefill(&self) -> bool {
+        self.cached < self.prompt
+    }
+
+    /// How many tokens a step could carry: a slice holds tokens of one role.
+    pub fn slice_max(&self) -> usize {
+        let end = if self.is_prefill() {
+            self.prompt
+        } else {
+            self.tokens.len()
+        };
+        end - self.cached
+    }
+
+    /// Whether the next step gives a new token of the answer, rather than reading the prompt or what an eviction took.
+    pub fn is_answering(&self) -> bool {
+        self.pending() == 1 && !self.is_prefill()
+    }
+
+    /// Whether the step at hand could still carry it.
+    pub fn can_run(&self) -> bool {
+        self.planned == 0 && !self.outlet.is_blocked()
     }
 
     fn generated(&self) -> usize {
@@ -181,6 +201,7 @@ impl Sequence {
             tokens: &self.tokens[self.cached..end],
             start: self.cached,
             blocks: self.table.blocks(),
+            prefill: self.is_prefill(),
             logits,
         };
         (slice, &self.tokens, &mut self.voice)

@@ -52,6 +52,7 @@ fn a_decode_step_allocates_nothing() {
             tokens: &tokens[n..n + 1],
             start: position,
             blocks: tables[n].blocks(),
+            prefill: false,
             logits: Logits::Last,
         };
         let slices = [slice(0), slice(1), slice(2)];

@@ -91,6 +91,7 @@ pub fn logits(runner: &mut Runner, sequences: &[&[u32]], chunks: &[usize]) -> Ve
                 tokens: &sequences[i][at[i]..end],
                 start: at[i],
                 blocks: tables[i].blocks(),
+                prefill: true,
                 logits: Logits::All,
             })
             .collect();
@@ -130,6 +131,7 @@ pub fn greedy(runner: &mut Runner, prompt: &[u32], count: usize) -> Vec<u32> {
             tokens: &pending,
             start: fed,
             blocks: table.blocks(),
+            prefill: fed == 0,
             logits: Logits::Last,
         };
         let mut best = 0;
