@@ -162,7 +162,7 @@ fn infinite_weights_and_inputs_do_not_panic() {
             for tokens in [1, 4] {
                 let mut y = vec![0.0; 5 * tokens];
                 matmul(&pool, w, &vec![f32::INFINITY; 256 * tokens], None, &mut y);
-                assert!(y.iter().all(|y| y.is_nan()));
+                assert!(y.iter().all(|y| !y.is_finite()));
             }
         }
     }

@@ -35,6 +35,14 @@ FILES = {
     "Q4_K": (T.Q4_K, random_blocks(144, 3, [0, 2])),
     "Q5_K": (T.Q5_K, random_blocks(176, 3, [0, 2])),
     "Q6_K": (T.Q6_K, random_blocks(210, 3, [208])),
+    "Q4_1": (T.Q4_1, quantized(T.Q4_1, 256)),
+    "Q5_0": (T.Q5_0, quantized(T.Q5_0, 256)),
+    "Q5_1": (T.Q5_1, quantized(T.Q5_1, 256)),
+    "MXFP4": (T.MXFP4, np.concatenate([quantized(T.MXFP4, 256), random_blocks(17, 16, [])], axis=1)),
+    "Q2_K": (T.Q2_K, random_blocks(84, 3, [80, 82])),
+    "Q3_K": (T.Q3_K, random_blocks(110, 3, [108])),
+    "IQ4_NL": (T.IQ4_NL, random_blocks(18, 8, [0])),
+    "IQ4_XS": (T.IQ4_XS, random_blocks(136, 3, [0])),
 }
 
 OUT.mkdir(parents=True, exist_ok=True)

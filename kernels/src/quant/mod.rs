@@ -25,33 +25,59 @@ pub enum Format {
     Q8_0,
     /// Blocks of 32: f16 scale, 32 4-bit values minus 8.
     Q4_0,
+    /// Blocks of 32: f16 scale and minimum, 32 4-bit values.
+    Q4_1,
+    /// Blocks of 32: f16 scale, 32 5-bit values minus 16.
+    Q5_0,
+    /// Blocks of 32: f16 scale and minimum, 32 5-bit values.
+    Q5_1,
+    /// Blocks of 256: sixteen groups of 16 with 4-bit scale and minimum, 2-bit values.
+    Q2_K,
+    /// Blocks of 256: sixteen groups of 16 with 6-bit scales, 3-bit values minus 4.
+    Q3_K,
     /// Blocks of 256: eight groups of 32 with 6-bit scale and minimum, 4-bit values.
     Q4_K,
     /// Blocks of 256: as `Q4_K` with 5-bit values.
     Q5_K,
     /// Blocks of 256: sixteen groups of 16 with 8-bit scales, 6-bit values minus 32.
     Q6_K,
+    /// Blocks of 32: f16 scale, 32 4-bit indexes into a table of sixteen uneven steps.
+    IQ4_NL,
+    /// Blocks of 256: eight groups of 32 with 6-bit scales, values as in `IQ4_NL`.
+    IQ4_XS,
+    /// Blocks of 32: a power of two, 32 4-bit floats (the Open Compute Project's microscaling format).
+    MXFP4,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 8] = [
+    pub const ALL: [Format; 16] = [
         Format::F32,
         Format::F16,
         Format::BF16,
         Format::Q8_0,
         Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q2_K,
+        Format::Q3_K,
         Format::Q4_K,
         Format::Q5_K,
         Format::Q6_K,
+        Format::IQ4_NL,
+        Format::IQ4_XS,
+        Format::MXFP4,
     ];
 
     /// Values in a block.
     pub const fn block_len(self) -> usize {
         match self {
             Format::F32 | Format::F16 | Format::BF16 => 1,
-            Format::Q8_0 | Format::Q4_0 => 32,
-            Format::Q4_K | Format::Q5_K | Format::Q6_K => 256,
+            Format::Q8_0 | Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => 32,
+            Format::IQ4_NL | Format::MXFP4 => 32,
+            Format::Q2_K | Format::Q3_K | Format::Q4_K | Format::Q5_K | Format::Q6_K => 256,
+            Format::IQ4_XS => 256,
         }
     }
 
@@ -62,9 +88,17 @@ impl Format {
             Format::F16 | Format::BF16 => 2,
             Format::Q8_0 => 34,
             Format::Q4_0 => 18,
+            Format::Q4_1 => 20,
+            Format::Q5_0 => 22,
+            Format::Q5_1 => 24,
+            Format::Q2_K => 84,
+            Format::Q3_K => 110,
             Format::Q4_K => 144,
             Format::Q5_K => 176,
             Format::Q6_K => 210,
+            Format::IQ4_NL => 18,
+            Format::IQ4_XS => 136,
+            Format::MXFP4 => 17,
         }
     }
 
@@ -84,9 +118,17 @@ impl Format {
             Format::BF16 => "BF16",
             Format::Q8_0 => "Q8_0",
             Format::Q4_0 => "Q4_0",
+            Format::Q4_1 => "Q4_1",
+            Format::Q5_0 => "Q5_0",
+            Format::Q5_1 => "Q5_1",
+            Format::Q2_K => "Q2_K",
+            Format::Q3_K => "Q3_K",
             Format::Q4_K => "Q4_K",
             Format::Q5_K => "Q5_K",
             Format::Q6_K => "Q6_K",
+            Format::IQ4_NL => "IQ4_NL",
+            Format::IQ4_XS => "IQ4_XS",
+            Format::MXFP4 => "MXFP4",
         }
     }
 }
@@ -116,6 +158,26 @@ macro_rules! with_decoder {
                 type $D = decode::Q4_0;
                 $body
             }
+            $crate::quant::Format::Q4_1 => {
+                type $D = decode::Q4_1;
+                $body
+            }
+            $crate::quant::Format::Q5_0 => {
+                type $D = decode::Q5_0;
+                $body
+            }
+            $crate::quant::Format::Q5_1 => {
+                type $D = decode::Q5_1;
+                $body
+            }
+            $crate::quant::Format::Q2_K => {
+                type $D = decode::Q2K;
+                $body
+            }
+            $crate::quant::Format::Q3_K => {
+                type $D = decode::Q3K;
+                $body
+            }
             $crate::quant::Format::Q4_K => {
                 type $D = decode::Q4K;
                 $body
@@ -126,6 +188,18 @@ macro_rules! with_decoder {
             }
             $crate::quant::Format::Q6_K => {
                 type $D = decode::Q6K;
+                $body
+            }
+            $crate::quant::Format::IQ4_NL => {
+                type $D = decode::IQ4NL;
+                $body
+            }
+            $crate::quant::Format::IQ4_XS => {
+                type $D = decode::IQ4XS;
+                $body
+            }
+            $crate::quant::Format::MXFP4 => {
+                type $D = decode::MXFP4;
                 $body
             }
         }

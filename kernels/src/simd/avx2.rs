@@ -172,6 +172,15 @@ impl Simd for Avx2 {
         unsafe { _mm256_srl_epi32(v, _mm_cvtsi32_si128(bits as i32)) }
     }
     #[inline(always)]
+    fn lookup(self, table: &[u8; 16], index: I) -> I {
+        // SAFETY: the token proves the instructions; the table has sixteen bytes.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            // An index's three upper bytes are zero, and find the first entry.
+            _mm256_and_si256(_mm256_shuffle_epi8(table, index), _mm256_set1_epi32(255))
+        }
+    }
+    #[inline(always)]
     fn to_f32(self, v: I) -> F {
         // SAFETY: the token proves the instruction.
         unsafe { _mm256_cvtepi32_ps(v) }

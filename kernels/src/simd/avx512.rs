@@ -179,6 +179,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_srl_epi32(v, _mm_cvtsi32_si128(bits as i32)) }
     }
     #[inline(always)]
+    fn lookup(self, table: &[u8; 16], index: I) -> I {
+        // SAFETY: the token proves the instructions; the table has sixteen bytes.
+        unsafe {
+            let table = _mm512_cvtepu8_epi32(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_permutexvar_epi32(index, table)
+        }
+    }
+    #[inline(always)]
     fn to_f32(self, v: I) -> F {
         // SAFETY: the token proves the instruction.
         unsafe { _mm512_cvtepi32_ps(v) }

@@ -86,6 +86,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn shl(self, v: Self::I32, bits: u32) -> Self::I32;
     /// Shifts zeros in.
     fn shr(self, v: Self::I32, bits: u32) -> Self::I32;
+    /// The entries at these indexes, which are below 16.
+    fn lookup(self, table: &[u8; 16], index: Self::I32) -> Self::I32;
     fn to_f32(self, v: Self::I32) -> Self::F32;
     fn to_i32(self, v: Self::F32) -> Self::I32;
     /// The floats with these bits.

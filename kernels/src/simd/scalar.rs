@@ -141,6 +141,10 @@ impl Simd for Scalar {
         lanes(|i| ((v[i] as u32) >> bits) as i32)
     }
     #[inline(always)]
+    fn lookup(self, table: &[u8; 16], index: I) -> I {
+        lanes(|i| i32::from(table[(index[i] & 15) as usize]))
+    }
+    #[inline(always)]
     fn to_f32(self, v: I) -> F {
         lanes(|i| v[i] as f32)
     }

@@ -42,14 +42,20 @@ impl Random {
             Format::F32 => return plain(&|v| v.to_le_bytes().to_vec(), self),
             Format::F16 => return plain(&|v| f16::from_f32(v).to_le_bytes().to_vec(), self),
             Format::BF16 => return plain(&|v| bf16::from_f32(v).to_le_bytes().to_vec(), self),
-            Format::Q8_0 | Format::Q4_0 => &[0],
-            Format::Q4_K | Format::Q5_K => &[0, 2],
+            Format::Q8_0 | Format::Q4_0 | Format::Q5_0 | Format::IQ4_NL | Format::IQ4_XS => &[0],
+            Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
+            Format::Q2_K => &[80, 82],
+            Format::Q3_K => &[108],
             Format::Q6_K => &[208],
+            Format::MXFP4 => &[],
         };
         let mut bytes = self.bytes(format.row_bytes(values).unwrap());
         for block in bytes.chunks_exact_mut(format.block_bytes()) {
             for &at in scales_at {
                 block[at..at + 2].copy_from_slice(&f16::from_f32(self.float() / 64.0).to_le_bytes());
+            }
+            if format == Format::MXFP4 {
+                block[0] = 120 + (self.bits() % 8) as u8;
             }
         }
         bytes

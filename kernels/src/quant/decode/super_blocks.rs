@@ -1,100 +1,70 @@
-//! Decoders of each format into vectors of floats, written once for all instruction sets.
+//! Blocks of 256 values whose groups of 16 or 32 have small scales of their own: the K formats and IQ4_XS.
 //!
-//! Invariant: every value is the same float as in `reference`: products of scale and value are exact in f32, so
-//! whether an instruction set fuses the multiplication makes no difference.
+//! Invariant: as in the parent.
 
+use super::{Decoder, IQ4_VALUES};
 use crate::simd::Simd;
 
-/// Decodes steps of `LEN` values, which take `BYTES` bytes.
-pub(crate) trait Decoder: Send + Sync {
-    const LEN: usize;
-    const BYTES: usize;
-
-    /// Gives the vectors of one step to `sink`, with the index of their first value, in order. `bytes` holds `BYTES`.
-    fn step<S: Simd>(s: S, bytes: &[u8], sink: impl FnMut(usize, S::F32));
-}
-
-/// Plain formats have blocks of one value; they are decoded by steps of 32.
-const PLAIN: usize = 32;
-
-pub(crate) struct F32;
-pub(crate) struct F16;
-pub(crate) struct BF16;
-pub(crate) struct Q8_0;
-pub(crate) struct Q4_0;
+pub(crate) struct Q2K;
+pub(crate) struct Q3K;
 pub(crate) struct Q4K;
 pub(crate) struct Q5K;
 pub(crate) struct Q6K;
+pub(crate) struct IQ4XS;
 
-impl Decoder for F32 {
-    const LEN: usize = PLAIN;
-    const BYTES: usize = 4 * PLAIN;
+impl Decoder for Q2K {
+    const LEN: usize = 256;
+    const BYTES: usize = 84;
 
     #[inline(always)]
     fn step<S: Simd>(s: S, bytes: &[u8], mut sink: impl FnMut(usize, S::F32)) {
         let bytes = &bytes[..Self::BYTES];
-        for at in (0..PLAIN).step_by(S::LANES) {
-            sink(at, s.f32s(&bytes[4 * at..]));
+        let (d, dmin) = (s.half(&bytes[80..]), s.half(&bytes[82..]));
+        for group in 0..16 {
+            let scale = s.splat(d * f32::from(bytes[group] & 15));
+            let min = s.splat(-(dmin * f32::from(bytes[group] >> 4)));
+            // 32 bytes hold 128 values: two bits of each for every 32 of them.
+            let (half, shift) = (group / 8, group % 8 / 2 * 2);
+            for lane in (0..16).step_by(S::LANES) {
+                let q = s.u8s(&bytes[16 + 32 * half + group % 2 * 16 + lane..]);
+                let q = s.and(s.shr(q, shift as u32), s.splat_i32(3));
+                sink(16 * group + lane, s.fma(scale, s.to_f32(q), min));
+            }
         }
     }
 }
 
-impl Decoder for F16 {
-    const LEN: usize = PLAIN;
-    const BYTES: usize = 2 * PLAIN;
-
-    #[inline(always)]
-    fn step<S: Simd>(s: S, bytes: &[u8], mut sink: impl FnMut(usize, S::F32)) {
-        let bytes = &bytes[..Self::BYTES];
-        for at in (0..PLAIN).step_by(S::LANES) {
-            sink(at, s.f16s(&bytes[2 * at..]));
-        }
+/// Scales times d of the sixteen groups of a Q3_K block: four bits of each in the first eight bytes, two in the rest.
+#[inline(always)]
+fn scales_of_q3k<S: Simd>(s: S, bytes: &[u8]) -> [f32; 16] {
+    let (packed, d) = (&bytes[96..108], s.half(&bytes[108..]));
+    let mut scales = [0.0; 16];
+    for (group, scale) in scales.iter_mut().enumerate() {
+        let low = packed[group % 8] >> (group / 8 * 4) & 15;
+        let high = packed[8 + group % 4] >> (group / 4 * 2) & 3;
+        *scale = d * f32::from((low | high << 4) as i8 - 32);
     }
+    scales
 }
 
-impl Decoder for BF16 {
-    const LEN: usize = PLAIN;
-    const BYTES: usize = 2 * PLAIN;
+impl Decoder for Q3K {
+    const LEN: usize = 256;
+    const BYTES: usize = 110;
 
     #[inline(always)]
     fn step<S: Simd>(s: S, bytes: &[u8], mut sink: impl FnMut(usize, S::F32)) {
         let bytes = &bytes[..Self::BYTES];
-        for at in (0..PLAIN).step_by(S::LANES) {
-            sink(at, s.bf16s(&bytes[2 * at..]));
-        }
-    }
-}
-
-impl Decoder for Q8_0 {
-    const LEN: usize = 32;
-    const BYTES: usize = 34;
-
-    #[inline(always)]
-    fn step<S: Simd>(s: S, bytes: &[u8], mut sink: impl FnMut(usize, S::F32)) {
-        let bytes = &bytes[..Self::BYTES];
-        let d = s.splat_half(bytes);
-        for at in (0..32).step_by(S::LANES) {
-            sink(at, s.mul(d, s.to_f32(s.i8s(&bytes[2 + at..]))));
-        }
-    }
-}
-
-impl Decoder for Q4_0 {
-    const LEN: usize = 32;
-    const BYTES: usize = 18;
-
-    #[inline(always)]
-    fn step<S: Simd>(s: S, bytes: &[u8], mut sink: impl FnMut(usize, S::F32)) {
-        let bytes = &bytes[..Self::BYTES];
-        let d = s.splat_half(bytes);
-        let minus_8 = s.splat_i32(-8);
-        for at in (0..16).step_by(S::LANES) {
-            let q = s.and(s.u8s(&bytes[2 + at..]), s.splat_i32(15));
-            sink(at, s.mul(d, s.to_f32(s.add_i32(q, minus_8))));
-        }
-        for at in (0..16).step_by(S::LANES) {
-            let q = s.shr(s.u8s(&bytes[2 + at..]), 4);
-            sink(16 + at, s.mul(d, s.to_f32(s.add_i32(q, minus_8))));
+        let scales = scales_of_q3k(s, bytes);
+        for (group, scale) in scales.into_iter().enumerate() {
+            let (half, quarter, from) = (group / 8, group % 8 / 2, group % 2 * 16);
+            for lane in (0..16).step_by(S::LANES) {
+                let low = s.u8s(&bytes[32 + 32 * half + from + lane..]);
+                let low = s.and(s.shr(low, 2 * quarter as u32), s.splat_i32(3));
+                let high = s.shr(s.u8s(&bytes[from + lane..]), (4 * half + quarter) as u32);
+                let high = s.shl(s.and(high, s.splat_i32(1)), 2);
+                let q = s.add_i32(s.or(low, high), s.splat_i32(-4));
+                sink(16 * group + lane, s.mul(s.splat(scale), s.to_f32(q)));
+            }
         }
     }
 }
@@ -198,41 +168,29 @@ impl Decoder for Q6K {
     }
 }
 
-/// Decodes `out.len()` values. A row of a plain format may end within a step; the rest of its step is not stored.
-#[inline(always)]
-pub(crate) fn decode_into<S: Simd, D: Decoder>(s: S, bytes: &[u8], out: &mut [f32]) {
-    let steps = out.len() / D::LEN;
-    let (whole, rest) = out.split_at_mut(steps * D::LEN);
-    for (bytes, out) in bytes.chunks_exact(D::BYTES).zip(whole.chunks_exact_mut(D::LEN)) {
-        D::step(
-            s,
-            bytes,
-            #[inline(always)]
-            |at, v| s.store(&mut out[at..], v),
-        );
-    }
-    if !rest.is_empty() {
-        let len = rest.len();
-        let padded = padded::<D>(&bytes[steps * D::BYTES..][..len * D::BYTES / D::LEN]);
-        D::step(
-            s,
-            &padded,
-            #[inline(always)]
-            |at, v| {
-                if at < len {
-                    let end = len.min(at + S::LANES);
-                    s.store_some(&mut rest[at..end], v);
-                }
-            },
-        );
-    }
-}
+impl Decoder for IQ4XS {
+    const LEN: usize = 256;
+    const BYTES: usize = 136;
 
-/// The last bytes of a row of a plain format, filled up with zeros (which decode to zero) to a whole step.
-#[inline(always)]
-pub(crate) fn padded<D: Decoder>(bytes: &[u8]) -> [u8; 4 * PLAIN] {
-    debug_assert!(D::LEN == PLAIN && bytes.len() < D::BYTES);
-    let mut padded = [0; 4 * PLAIN];
-    padded[..bytes.len()].copy_from_slice(bytes);
-    padded
+    #[inline(always)]
+    fn step<S: Simd>(s: S, bytes: &[u8], mut sink: impl FnMut(usize, S::F32)) {
+        let bytes = &bytes[..Self::BYTES];
+        let d = s.half(bytes);
+        let highs = u16::from_le_bytes([bytes[2], bytes[3]]);
+        for group in 0..8 {
+            let low = bytes[4 + group / 2] >> (group % 2 * 4) & 15;
+            let high = (highs >> (2 * group) & 3) as u8;
+            let scale = s.splat(d * f32::from((low | high << 4) as i8 - 32));
+            for lane in (0..32).step_by(S::LANES) {
+                let q = s.u8s(&bytes[8 + 16 * group + lane % 16..]);
+                let q = if lane < 16 {
+                    s.and(q, s.splat_i32(15))
+                } else {
+                    s.shr(q, 4)
+                };
+                let value = s.add_i32(s.lookup(&IQ4_VALUES, q), s.splat_i32(-128));
+                sink(32 * group + lane, s.mul(scale, s.to_f32(value)));
+            }
+        }
+    }
 }
