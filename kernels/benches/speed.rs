@@ -96,11 +96,8 @@ fn main() {
         .filter(|word| !word.starts_with('-'))
         .collect();
     let threads = words.first().and_then(|word| word.parse().ok()).unwrap_or(2);
-    let isa = match words.get(1).map(String::as_str) {
-        Some("scalar") => Isa::Scalar,
-        Some("avx2") => Isa::Avx2,
-        _ => Isa::detect(),
-    };
+    let named = |isa: &Isa| Some(isa.name()) == words.get(1).map(String::as_str);
+    let isa = Isa::ALL.into_iter().find(named).unwrap_or_else(Isa::detect);
     match Pool::with_isa(threads, isa) {
         Ok(pool) => {
             println!("{} threads, {}", pool.threads(), pool.isa().name());

@@ -11,18 +11,20 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL: 16 floats a vector.
     Avx512,
+    /// AMX tiles of int8 and bf16, where the system lets this process use them.
+    Amx,
 }
 
 impl Isa {
-    /// The best level of this processor, or the one that `HYPRSTREAM_ISA` (`scalar`, `avx2`, `avx512`) asks for.
+    /// Every level, the lowest first.
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
+
+    /// The best level of this processor, or the one whose name `HYPRSTREAM_ISA` has.
     /// Asking for more than the processor has gives the best that it has.
     pub fn detect() -> Isa {
-        let wanted = match std::env::var("HYPRSTREAM_ISA").ok().as_deref() {
-            Some("scalar") => Isa::Scalar,
-            Some("avx2") => Isa::Avx2,
-            _ => Isa::Avx512,
-        };
-        wanted.or_lower()
+        let wanted = std::env::var("HYPRSTREAM_ISA").ok();
+        let named = |isa: &Isa| Some(isa.name()) == wanted.as_deref();
+        Isa::ALL.into_iter().find(named).unwrap_or(Isa::Amx).or_lower()
     }
 
     /// This level if the processor has it, else the best below it.
@@ -30,12 +32,13 @@ impl Isa {
         crate::simd::Level::of(self).isa()
     }
 
-    /// A short name for status lines.
+    /// A short name for status lines, and the value of `HYPRSTREAM_ISA`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
     }
 }

@@ -6,6 +6,9 @@
 //! Functions assert the shapes of their arguments: a wrong shape is a mistake of the caller, never of an input file.
 
 mod act;
+#[cfg(target_arch = "x86_64")]
+#[allow(dead_code, unused_imports)]
+mod amx;
 mod attention;
 mod isa;
 mod matmul;

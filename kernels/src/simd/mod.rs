@@ -14,6 +14,8 @@ mod avx512;
 
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx::Amx;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
@@ -119,6 +121,9 @@ pub(crate) enum Level {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// Vectors as `Avx512`, and tiles.
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
 }
 
 impl Level {
@@ -126,10 +131,19 @@ impl Level {
     pub(crate) fn of(isa: Isa) -> Level {
         #[cfg(target_arch = "x86_64")]
         {
-            if let (Isa::Avx512, Some(token)) = (isa, Avx512::detect()) {
+            if isa >= Isa::Amx
+                && let Some(token) = Amx::detect()
+            {
+                return Level::Amx(token);
+            }
+            if isa >= Isa::Avx512
+                && let Some(token) = Avx512::detect()
+            {
                 return Level::Avx512(token);
             }
-            if let (Isa::Avx512 | Isa::Avx2, Some(token)) = (isa, Avx2::detect()) {
+            if isa >= Isa::Avx2
+                && let Some(token) = Avx2::detect()
+            {
                 return Level::Avx2(token);
             }
         }
@@ -143,6 +157,16 @@ impl Level {
         *LEVEL.get_or_init(|| Level::of(Isa::detect()))
     }
 
+    /// The token of the tiles, where this level has them.
+    #[cfg(target_arch = "x86_64")]
+    #[allow(dead_code)]
+    pub(crate) fn amx(self) -> Option<Amx> {
+        match self {
+            Level::Amx(token) => Some(token),
+            _ => None,
+        }
+    }
+
     pub(crate) fn isa(self) -> Isa {
         match self {
             Level::Scalar(_) => Isa::Scalar,
@@ -150,6 +174,8 @@ impl Level {
             Level::Avx2(_) => Isa::Avx2,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => Isa::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(_) => Isa::Amx,
         }
     }
 
@@ -160,6 +186,8 @@ impl Level {
             Level::Avx2(token) => token.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(token) => token.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(token) => token.avx512().run(kernel),
         }
     }
 }

@@ -64,7 +64,7 @@ impl Random {
 
 /// Every instruction set that this processor has.
 pub fn isas() -> Vec<Isa> {
-    [Isa::Scalar, Isa::Avx2, Isa::Avx512]
+    Isa::ALL
         .into_iter()
         .filter(|isa| isa.or_lower() == *isa)
         .collect()
