@@ -8,7 +8,9 @@ use crate::models::Lease;
 use crate::prompt::{Input, tokens_of};
 use crate::sink::{Item, sink};
 use hyprstream_engine::{Progress, Request, SamplingParams};
-use hyprstream_protocol::{Event, FinishReason, JobKind, JobState, LoadStage, Sampling, Timings, Usage};
+use hyprstream_protocol::{
+    Event, FinishReason, JobKind, JobState, LoadStage, Priority, Sampling, Timings, Usage,
+};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -35,6 +37,8 @@ pub struct Order {
     pub sampling: Sampling,
     /// Report the prompt's tokens too.
     pub echo: bool,
+    /// Before which others it runs.
+    pub priority: Priority,
 }
 
 /// The events of one request.
@@ -72,6 +76,7 @@ pub fn begin(app: &Arc<App>, order: Order) -> Result<Answer, Failure> {
         at_work: Some(job.at_work()),
         params,
         echo: order.echo,
+        priority: order.priority,
         sender,
     };
     let ending = job.ending();
@@ -130,6 +135,7 @@ impl Answer {
                         uid = self.job.uid(),
                         prompt_tokens = usage.prompt_tokens,
                         completion_tokens = usage.completion_tokens,
+                        cached_tokens = usage.cached_tokens,
                         queue_ms = timings.queue_ms,
                         prefill_ms = timings.prefill_ms,
                         decode_ms = timings.decode_ms,
@@ -181,6 +187,7 @@ struct Work {
     at_work: Option<AtWork>,
     params: SamplingParams,
     echo: bool,
+    priority: Priority,
     sender: mpsc::Sender<Item>,
 }
 
@@ -237,6 +244,7 @@ impl Work {
         let request = Request {
             id: self.id.clone(),
             uid: self.uid,
+            priority: self.priority,
             model,
             tokens,
             sampling: self.params.clone(),

@@ -6,7 +6,7 @@ use crate::catalog::Entry;
 use crate::errors::Failure;
 use crate::models::Lease;
 use crate::prompt::{Input, tokens_of};
-use hyprstream_protocol::{Event, JobKind, Prompt, Sampling, ScoreReply, ScoredToken, TokenEvent};
+use hyprstream_protocol::{Event, JobKind, Priority, Prompt, Sampling, ScoreReply, ScoredToken, TokenEvent};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -32,6 +32,7 @@ pub async fn score(
     entry: Arc<Entry>,
     prompt: Prompt,
     top: u8,
+    priority: Priority,
 ) -> Result<ScoreReply, Failure> {
     app.admit()?;
     let lease = app.models.acquire(&entry, |_, _| {}).await?;
@@ -73,6 +74,7 @@ pub async fn score(
                 ..Sampling::default()
             },
             echo: true,
+            priority,
         };
         let mut answer = begin(app, order)?;
         let mut at = 0;

@@ -16,10 +16,12 @@ pub use error::{Blame, ErrorBody, ErrorCode, ErrorReply};
 pub use event::{Event, FinishReason, LoadStage, Timings, TokenEvent, TokenLogprob, Usage};
 pub use request::{
     CancelReply, ChatRequest, DetokenizeReply, DetokenizeRequest, GenerateRequest, LoadRequest, Message,
-    ModelReply, Prompt, Role, Sampling, ScoreReply, ScoreRequest, ScoredToken, TokenPiece, TokenizeReply,
-    TokenizeRequest, UnloadRequest,
+    ModelReply, Priority, Prompt, Role, Sampling, ScoreReply, ScoreRequest, ScoredToken, TokenPiece,
+    TokenizeReply, TokenizeRequest, UnloadRequest,
 };
-pub use state::{Job, JobKind, JobState, Jobs, Memory, Model, ModelDetail, ModelState, Models, Status};
+pub use state::{
+    Job, JobKind, JobState, Jobs, KvBlocks, Memory, Model, ModelDetail, ModelState, Models, Status,
+};
 
 /// Where the native routes live, on the Unix socket and elsewhere.
 pub const API_PREFIX: &str = "/hyprstream/v1";

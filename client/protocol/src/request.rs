@@ -44,6 +44,25 @@ pub struct Sampling {
     pub logprobs: Option<u8>,
 }
 
+/// Before which other requests one runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Before all others: somebody watches.
+    Interactive,
+    /// In between.
+    #[default]
+    Normal,
+    /// When nothing else waits. Ten seconds of waiting raise a request by one class, so it always gets its turn.
+    Batch,
+}
+
+impl Priority {
+    fn is_normal(&self) -> bool {
+        *self == Priority::Normal
+    }
+}
+
 /// A prompt: text, or token ids as they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a text or a list of token ids")]
@@ -69,6 +88,9 @@ pub struct GenerateRequest {
     /// How.
     #[serde(default)]
     pub sampling: Sampling,
+    /// Before which other requests it runs.
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
 }
 
 /// Who speaks.
@@ -126,6 +148,9 @@ pub struct ChatRequest {
     /// How to answer.
     #[serde(default)]
     pub sampling: Sampling,
+    /// Before which other requests it runs.
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
 }
 
 /// `POST /load`: bring a model into memory. The answer is a stream of `loading` events that ends with `done` or `error`.
@@ -224,6 +249,9 @@ pub struct ScoreRequest {
     /// Report so many alternatives for each token; 0 to 20.
     #[serde(default)]
     pub top: u8,
+    /// Before which other requests it runs.
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
 }
 
 /// The answer to `score`.

@@ -30,6 +30,23 @@ pub struct Status {
     pub isa: String,
     /// Memory.
     pub memory: Memory,
+    /// Blocks of the KV caches of all loaded models. Told to the superuser and to the daemon's own user alone, since they
+    /// show how much others ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_blocks: Option<KvBlocks>,
+}
+
+/// Blocks of the KV caches. What is neither in use nor kept is free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvBlocks {
+    /// Tokens in one block.
+    pub tokens: u32,
+    /// All blocks.
+    pub total: u32,
+    /// Held by requests that run.
+    pub in_use: u32,
+    /// Held by none; kept until the room is needed, since the next request may begin with their text.
+    pub kept: u32,
 }
 
 /// Memory of the daemon, in bytes.

@@ -3,7 +3,7 @@ use super::{Session, answer, usage};
 use crate::exit::Failure;
 use crate::flags::AskFlags;
 use crate::input;
-use hyprstream_protocol::{ChatRequest, GenerateRequest, Message, Prompt, Role};
+use hyprstream_protocol::{ChatRequest, GenerateRequest, Message, Priority, Prompt, Role};
 
 /// Asks and prints the answer as it comes.
 pub fn run(session: &Session, flags: AskFlags) -> Result<(), Failure> {
@@ -23,6 +23,7 @@ pub fn run(session: &Session, flags: AskFlags) -> Result<(), Failure> {
             prompt: Prompt::Text(text),
             echo: false,
             sampling,
+            priority: Priority::default(),
         };
         return answer::print(session, client.events("/generate", &request)?, &mut said);
     }
@@ -36,6 +37,7 @@ pub fn run(session: &Session, flags: AskFlags) -> Result<(), Failure> {
         tools: Vec::new(),
         template_vars: flags.think.template_vars(),
         sampling,
+        priority: Priority::default(),
     };
     answer::print(session, client.events("/chat", &request)?, &mut said)
 }

@@ -6,7 +6,7 @@ use crate::flags::ChatFlags;
 use crate::http::segment;
 use crate::input::{INPUT_BYTES_MAX, InputError};
 use crate::paths;
-use hyprstream_protocol::{ChatRequest, Message, ModelDetail, Role};
+use hyprstream_protocol::{ChatRequest, Message, ModelDetail, Priority, Role};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
@@ -200,6 +200,7 @@ impl Talk {
             tools: Vec::new(),
             template_vars: self.flags.think.template_vars(),
             sampling: self.flags.sampling.sampling(),
+            priority: Priority::default(),
         };
         let mut said = String::new();
         session.interrupt.guard(client.agent());

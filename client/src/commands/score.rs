@@ -5,7 +5,7 @@ use crate::flags::ScoreFlags;
 use crate::input;
 use crate::print::Out;
 use crate::table::{Align, Cell, Fields, Table};
-use hyprstream_protocol::{Prompt, ScoreReply, ScoreRequest, ScoredToken};
+use hyprstream_protocol::{Priority, Prompt, ScoreReply, ScoreRequest, ScoredToken};
 
 const COLUMNS: &[(&str, Align)] = &[
     ("ID", Align::Right),
@@ -33,6 +33,7 @@ pub fn run(session: &Session, flags: ScoreFlags) -> Result<(), Failure> {
         model: flags.model.model,
         prompt,
         top: flags.top,
+        priority: Priority::default(),
     };
     let reply = client.compute("/score", &request)?;
     session.reply(&reply, |out, reply: ScoreReply| {

@@ -2,7 +2,7 @@
 use super::Session;
 use crate::exit::Failure;
 use crate::table::{Cell, Fields, size, span};
-use hyprstream_protocol::Status;
+use hyprstream_protocol::{KvBlocks, Status};
 
 /// Shows the daemon.
 pub fn run(session: &Session) -> Result<(), Failure> {
@@ -41,7 +41,21 @@ pub fn run(session: &Session) -> Result<(), Failure> {
             .add("processor", Cell::text(&status.isa))
             .add("memory budget", size(status.memory.budget))
             .add("memory claimed", size(status.memory.claimed))
-            .add("memory resident", size(status.memory.resident));
+            .add("memory resident", size(status.memory.resident))
+            .add("KV blocks", Cell::maybe(status.kv_blocks.as_ref(), kv_blocks));
         out.fields(&fields)
     })
+}
+
+fn kv_blocks(blocks: &KvBlocks) -> Cell {
+    let KvBlocks {
+        total,
+        in_use,
+        kept,
+        tokens,
+    } = blocks;
+    Cell::both(
+        format!("{in_use} in use, {kept} kept, of {total} ({tokens} tokens each)"),
+        in_use,
+    )
 }

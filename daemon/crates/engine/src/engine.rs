@@ -1,12 +1,13 @@
-//! The engine's thread and the handle to it. Invariant: a handle never blocks; it hands over or refuses.
+//! The engine's thread and the handle to it. Invariant: a handle never waits for work; it hands over or refuses.
 use crate::options::Options;
+use crate::queue::Queue;
 use crate::runtime::{Did, Runtime};
-use crate::{EngineError, Model, Request};
+use crate::{EngineError, KvBlocks, Model, Request};
 use hyprstream_kernels::Pool;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,9 @@ struct Shared {
     options: Options,
     isa: &'static str,
     threads: usize,
-    /// Requests on their way to the engine's thread.
-    arriving: AtomicUsize,
-    /// Requests that wait there.
-    waiting: AtomicUsize,
+    /// Locked for a moment only, by whoever submits and once a step.
+    queue: Mutex<Queue>,
+    kv: Mutex<KvBlocks>,
     running: AtomicUsize,
     beats: AtomicU64,
     draining: AtomicBool,
@@ -58,6 +58,8 @@ pub struct Stats {
     pub threads: usize,
     /// Instruction set in use.
     pub isa: &'static str,
+    /// Blocks of all KV caches.
+    pub kv: KvBlocks,
     /// Turns of the engine's loop; stands still only while there is nothing to do or the engine is stuck.
     pub beats: u64,
 }
@@ -128,8 +130,8 @@ impl Engine {
             options,
             isa: pool.isa().name(),
             threads,
-            arriving: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
+            queue: Mutex::default(),
+            kv: Mutex::default(),
             running: AtomicUsize::new(0),
             beats: AtomicU64::new(0),
             draining: AtomicBool::new(false),
@@ -162,16 +164,11 @@ impl Engine {
             return Err(SubmitError::Stopping);
         }
         self.check(&request)?;
-        let (queue_max, waiting) = (shared.options.queue_max, shared.waiting.load(Ordering::Acquire));
+        let queue_max = shared.options.queue_max;
         // Those that will run at once only pass through the queue.
         let running = shared.running.load(Ordering::Acquire);
         let limit = queue_max + shared.options.sequences_max.saturating_sub(running);
-        let room = |arriving| (arriving + waiting < limit).then_some(arriving + 1);
-        if let Err(arriving) = shared
-            .arriving
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, room)
-        {
-            let queued = arriving + waiting;
+        if let Err(queued) = shared.queue().arrive(request.uid, limit) {
             return Err(SubmitError::Busy {
                 queued,
                 queue_max,
@@ -231,10 +228,11 @@ impl Engine {
         let shared = &self.shared;
         Stats {
             running: shared.running.load(Ordering::Relaxed),
-            queued: shared.arriving.load(Ordering::Relaxed) + shared.waiting.load(Ordering::Relaxed),
+            queued: shared.queue().len(),
             queue_max: shared.options.queue_max,
             threads: shared.threads,
             isa: shared.isa,
+            kv: *shared.kv.lock().unwrap_or_else(PoisonError::into_inner),
             beats: shared.beats.load(Ordering::Relaxed),
         }
     }
@@ -264,6 +262,12 @@ impl Engine {
             // Its panics were caught and logged as faults; there is nothing left to report here.
             let _ = thread.join();
         }
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -329,11 +333,15 @@ impl Worker {
     fn obey(&mut self, command: Command) -> bool {
         match command {
             Command::Run(request) => {
+                let uid = request.uid;
                 self.accept(*request);
+                self.shared.queue().arrived(uid);
                 self.publish();
-                self.shared.arriving.fetch_sub(1, Ordering::AcqRel);
             }
-            Command::Unload => self.runtimes.retain(|r| !r.is_over()),
+            Command::Unload => {
+                self.runtimes.retain(|r| !r.is_over());
+                self.publish();
+            }
             Command::Stop => return false,
         }
         true
@@ -381,12 +389,19 @@ impl Worker {
         });
     }
 
-    fn publish(&self) {
-        let (waiting, running) = self.runtimes.iter().fold((0, 0), |(waiting, running), r| {
-            (waiting + r.runtime.waiting(), running + r.runtime.running())
-        });
-        self.shared.waiting.store(waiting, Ordering::Release);
+    fn publish(&mut self) {
+        let running = self.runtimes.iter().map(|r| r.runtime.running()).sum();
+        let waiting = self.runtimes.iter().flat_map(|r| r.runtime.waiting());
+        self.shared.queue().set_waiting(waiting);
         self.shared.running.store(running, Ordering::Release);
+        let mut all = KvBlocks::default();
+        for resident in &mut self.runtimes {
+            let kv = resident.runtime.kv();
+            all.total += kv.total;
+            all.in_use += kv.in_use;
+            all.kept += kv.kept;
+        }
+        *self.shared.kv.lock().unwrap_or_else(PoisonError::into_inner) = all;
         self.shared.beats.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -410,7 +425,7 @@ impl Worker {
             std::thread::sleep(BLOCKED_POLL);
         }
         self.shared.running.store(0, Ordering::Release);
-        self.shared.waiting.store(0, Ordering::Release);
-        self.shared.arriving.store(0, Ordering::Release);
+        *self.shared.queue() = Queue::default();
+        *self.shared.kv.lock().unwrap_or_else(PoisonError::into_inner) = KvBlocks::default();
     }
 }

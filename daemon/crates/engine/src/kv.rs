@@ -1,43 +1,24 @@
-//! Keys and values of all sequences, in blocks of [`KV_BLOCK`] tokens. Invariant: every block is either free or in
-//! exactly one table, and tables never hold more blocks than the cache has.
+//! Keys and values of all sequences, in blocks of [`KV_BLOCK`] tokens. Invariant: tables never hold more blocks than the
+//! cache has, and a block that two tables hold is written by neither.
+use crate::blocks::{BlockTable, Blocks, OutOfBlocks};
 use hyprstream_kernels::{KV_BLOCK, KvFormat, KvLayer};
 use hyprstream_model::Config;
 
-/// The cache of one model: storage for each layer, and the blocks that are free.
+/// The cache of one model: storage for each layer, and the books about its blocks.
 pub struct KvCache {
     pub(crate) layers: Vec<KvLayer>,
-    free: Vec<u32>,
-    blocks: usize,
+    blocks: Blocks,
 }
 
-/// The blocks of one sequence, in the order of its positions. Goes back with [`KvCache::release`].
-#[derive(Debug, Default)]
-pub struct BlockTable {
-    blocks: Vec<u32>,
-}
-
-impl BlockTable {
-    /// A table that can grow to `tokens` positions without allocating.
-    pub fn with_capacity(tokens: usize) -> BlockTable {
-        BlockTable {
-            blocks: Vec::with_capacity(tokens.div_ceil(KV_BLOCK)),
-        }
-    }
-
-    /// Block numbers.
-    pub fn blocks(&self) -> &[u32] {
-        &self.blocks
-    }
-}
-
-/// Fewer blocks are free than were asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{wanted} KV blocks wanted, {free} free")]
-pub struct OutOfBlocks {
-    /// Blocks asked for.
-    pub wanted: usize,
-    /// Blocks free.
-    pub free: usize,
+/// Blocks of caches, by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvBlocks {
+    /// All.
+    pub total: usize,
+    /// Held by sequences that run.
+    pub in_use: usize,
+    /// Held by none, kept so that their text need not be computed again.
+    pub kept: usize,
 }
 
 impl KvCache {
@@ -49,38 +30,68 @@ impl KvCache {
             .collect::<Option<Vec<_>>>()?;
         Some(KvCache {
             layers,
-            free: (0..count).rev().collect(),
-            blocks,
+            blocks: Blocks::new(count),
         })
     }
 
     /// Tokens that fit, all sequences together.
     pub fn capacity_tokens(&self) -> usize {
-        self.blocks.saturating_mul(KV_BLOCK)
+        self.blocks.count().saturating_mul(KV_BLOCK)
     }
 
-    /// Blocks that no sequence holds.
+    /// Blocks that a sequence can get: free ones, and kept ones that nobody uses.
     pub fn free_blocks(&self) -> usize {
-        self.free.len()
+        self.blocks.available()
+    }
+
+    /// What its blocks are for.
+    pub fn usage(&self) -> KvBlocks {
+        KvBlocks {
+            total: self.blocks.count(),
+            in_use: self.blocks.count() - self.blocks.available(),
+            kept: self.blocks.kept(),
+        }
     }
 
     /// Makes room for `tokens` positions in all. On failure the table is as it was.
     pub fn reserve(&mut self, table: &mut BlockTable, tokens: usize) -> Result<(), OutOfBlocks> {
-        let wanted = tokens.div_ceil(KV_BLOCK).saturating_sub(table.blocks.len());
-        if wanted > self.free.len() {
-            return Err(OutOfBlocks {
-                wanted,
-                free: self.free.len(),
-            });
+        self.blocks.reserve(table, tokens)
+    }
+
+    /// Fills an empty table with what this owner's earlier sequences left of `tokens`, and says how many of them need not
+    /// be computed.
+    pub fn adopt(&mut self, table: &mut BlockTable, owner: u32, tokens: &[u32]) -> usize {
+        let (known, copy) = self.blocks.adopt(table, owner, tokens);
+        if let Some(copy) = copy {
+            for layer in &mut self.layers {
+                layer.copy_block(copy.from, copy.to, copy.slots);
+            }
         }
-        let rest = self.free.len() - wanted;
-        table.blocks.extend(self.free.drain(rest..).rev());
-        Ok(())
+        known
+    }
+
+    /// Lets this owner's other sequences use the full blocks of a table, whose first `tokens` are computed.
+    pub fn publish(&mut self, table: &mut BlockTable, owner: u32, tokens: &[u32]) {
+        self.blocks.publish(table, owner, tokens);
+    }
+
+    /// Takes a table's blocks back and keeps the computed `tokens` for this owner until the room is needed.
+    pub fn keep(&mut self, table: &mut BlockTable, owner: u32, tokens: &[u32]) {
+        self.blocks.keep(table, owner, tokens);
     }
 
     /// Takes a table's blocks back.
     pub fn release(&mut self, table: &mut BlockTable) {
-        self.free.append(&mut table.blocks);
-        debug_assert!(self.free.len() <= self.blocks);
+        self.blocks.release(table);
+    }
+
+    /// Takes a table's blocks back whose content must not be used again.
+    pub fn discard(&mut self, table: &mut BlockTable) {
+        self.blocks.discard(table);
+    }
+
+    /// Makes sure that nothing computed so far is used again.
+    pub fn forget_all(&mut self) {
+        self.blocks.forget_all();
     }
 }

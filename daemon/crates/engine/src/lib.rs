@@ -4,20 +4,28 @@
 //! running sequences, so nothing that computes is ever locked.
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod emit;
 mod engine;
 pub mod forward;
 mod kv;
 mod model;
 mod options;
+mod pace;
+mod queue;
 mod request;
 mod runtime;
 mod sampling;
 mod sequence;
+mod shares;
 mod stop;
 
+/// Tokens in one block of a KV cache.
+pub use hyprstream_kernels::KV_BLOCK;
+
+pub use blocks::{BlockTable, OutOfBlocks};
 pub use engine::{Engine, StartError, Stats, SubmitError};
-pub use kv::{BlockTable, KvCache, OutOfBlocks};
+pub use kv::{KvBlocks, KvCache};
 pub use model::{LoadError, Model};
 pub use options::{MemoryPlan, Options, SEQUENCES_MAX};
 pub use request::{EngineError, Progress, Request, Sink};

@@ -1,7 +1,7 @@
 //! What the daemon hands to the engine, and what it gets back. Invariant: a request's sink receives exactly one last
 //! item, `Done` or an error, unless the sink says first that nobody listens.
 use crate::{Model, SamplingParams};
-use hyprstream_protocol::{Event, JobState};
+use hyprstream_protocol::{Event, JobState, Priority};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
@@ -11,6 +11,8 @@ pub struct Request {
     pub id: String,
     /// Whose it is.
     pub uid: u32,
+    /// Before which others it runs.
+    pub priority: Priority,
     /// The model to run.
     pub model: Arc<Model>,
     /// The prompt. Not empty.

@@ -1,17 +1,19 @@
 //! The sequences of one loaded model: who waits, who runs, what the next step carries. Invariant: blocks in use never
-//! exceed the cache, and a sequence that left has given all its blocks back.
+//! exceed the cache, and a sequence that left has given all its blocks back, to be free or kept for its owner's next.
 use crate::emit::{Flow, Outlet};
 use crate::forward::{Runner, Slice};
 use crate::options::SEQUENCES_MAX;
+use crate::pace::Pace;
 use crate::sampling::Candidates;
 use crate::sequence::{Next, Sequence, Voice};
-use crate::{EngineError, Model, Options, Request};
+use crate::shares::{Holder, Reader, Shares, deal, gives_way, rank};
+use crate::{EngineError, KvBlocks, Model, Options, Request};
 use hyprstream_kernels::{KV_BLOCK, Pool};
 use hyprstream_protocol::JobState;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub struct Runtime {
     runner: Runner,
@@ -21,6 +23,11 @@ pub struct Runtime {
     /// Ended sequences whose last items wait for their client.
     closing: Vec<Outlet>,
     candidates: Candidates,
+    /// Requests that came so far.
+    serial: u64,
+    shares: Shares,
+    pace: Pace,
+    readers: Vec<Reader>,
     options: Options,
 }
 
@@ -47,6 +54,10 @@ impl Runtime {
             running: Vec::with_capacity(options.sequences_max),
             closing: Vec::new(),
             candidates,
+            serial: 0,
+            shares: Shares::default(),
+            pace: Pace::new(options.prefill_tokens_max),
+            readers: Vec::with_capacity(options.sequences_max),
             options: options.clone(),
         })
     }
@@ -55,8 +66,14 @@ impl Runtime {
         self.runner.model()
     }
 
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
+    /// Whose requests wait.
+    pub fn waiting(&self) -> impl Iterator<Item = u32> {
+        self.waiting.iter().map(|s| s.uid)
+    }
+
+    /// What the blocks of its cache are for.
+    pub fn kv(&mut self) -> KvBlocks {
+        self.runner.cache().usage()
     }
 
     pub fn running(&self) -> usize {
@@ -68,7 +85,13 @@ impl Runtime {
     }
 
     pub fn accept(&mut self, request: Request) {
-        self.waiting.push_back(Sequence::new(request, self.context));
+        let (waiting, running) = (&self.waiting, &self.running);
+        self.shares
+            .retain(|uid| waiting.iter().chain(running).any(|s| s.uid == uid));
+        self.shares.enter(request.uid);
+        let sequence = Sequence::new(request, self.context, self.serial);
+        self.waiting.push_back(sequence);
+        self.serial += 1;
     }
 
     /// Ends everything.
@@ -78,19 +101,24 @@ impl Runtime {
             sequence.outlet.fail(error.clone());
             self.closing.push(sequence.outlet);
         }
+        // Whatever made all fail may have made what was computed wrong.
+        self.runner.cache().forget_all();
     }
 
     /// One step for all sequences that can run.
     pub fn step(&mut self, now: Instant, ended: &mut dyn FnMut(&Sequence)) -> Did {
         self.sweep(now);
-        self.admit(ended);
-        if !self.plan() {
+        self.admit(now, ended);
+        let Some(load) = self.plan(now) else {
             return Did::Nothing;
-        }
+        };
+        let started = Instant::now();
         if catch_unwind(AssertUnwindSafe(|| self.compute())).is_err() {
             self.fail_all(&EngineError::Fault);
             return Did::Broke;
         }
+        let seconds = started.elapsed().as_secs_f32();
+        self.pace.observe(load.answering, load.reading, seconds);
         // What was computed from a file that changed meanwhile must not go out.
         if !self.refuse_damaged() {
             self.advance(ended);
@@ -137,31 +165,27 @@ impl Runtime {
 
     /// Takes a sequence's blocks back and, unless nobody listens, tells why it ended.
     fn close(&mut self, mut sequence: Sequence, end: End) {
-        self.runner.cache().release(&mut sequence.table);
+        keep(&mut self.runner, &mut sequence);
         if let End::Error(error) = end {
             sequence.outlet.fail(error);
             self.closing.push(sequence.outlet);
         }
     }
 
-    /// Lets waiting sequences run, oldest first, while there is room for their prompts.
-    fn admit(&mut self, ended: &mut dyn FnMut(&Sequence)) {
-        while self.running.len() < self.options.sequences_max {
-            let Some(first) = self.waiting.front() else { return };
-            // One block more for each that runs: those will need it soon, and evicting is dearer than waiting.
-            let blocks = first.tokens.len().div_ceil(KV_BLOCK) + self.running.len();
-            if blocks > self.runner.cache().free_blocks() {
+    /// Lets waiting sequences run while there is room for them.
+    fn admit(&mut self, now: Instant, ended: &mut dyn FnMut(&Sequence)) {
+        while let Some(next) = self.next(now) {
+            let room = self.running.len() < self.options.sequences_max;
+            if !room || !self.take_blocks(next) {
+                if self.make_way(next, now) {
+                    continue;
+                }
                 return;
             }
-            let Some(mut sequence) = self.waiting.pop_front() else {
+            let Some(mut sequence) = self.waiting.remove(next) else {
                 return;
             };
-            // Reserved at once, so that those admitted together never promise the same blocks.
-            let tokens = sequence.tokens.len();
-            if self.runner.cache().reserve(&mut sequence.table, tokens).is_err() {
-                self.waiting.push_front(sequence);
-                return;
-            }
+            sequence.rank = rank(sequence.priority, waited(&sequence, now));
             sequence.start();
             if sequence.is_trivial() {
                 sequence.finish_full();
@@ -174,56 +198,142 @@ impl Runtime {
         }
     }
 
-    /// Chooses the tokens of the next step: first one for each sequence that answers, then prompts, which share what is
-    /// left evenly, so that a short one does not wait for a long one.
-    fn plan(&mut self) -> bool {
-        let mut budget = self.runner.step_tokens_max();
-        let mut slices = 0;
-        for answering in [true, false] {
-            let fits = |s: &Sequence| s.is_answering() == answering && s.can_run();
-            let mut left = self.running.iter().filter(|s| fits(s)).count();
-            let mut at = 0;
-            while at < self.running.len() {
-                let sequence = &self.running[at];
-                if !fits(sequence) || budget == 0 || slices == SEQUENCES_MAX {
-                    at += 1;
-                    continue;
-                }
-                let tokens = sequence.slice_max().min(budget.div_ceil(left.max(1)));
-                left = left.saturating_sub(1);
-                if self.make_room(at, sequence.cached + tokens) {
-                    let sequence = &mut self.running[at];
-                    sequence.planned = tokens;
-                    budget -= tokens;
-                    slices += 1;
-                    at += 1;
-                }
-            }
-        }
-        slices > 0
+    /// Which waiting sequence runs next: of the highest priority, of the user who runs least and got least, the oldest.
+    fn next(&self, now: Instant) -> Option<usize> {
+        let slots = |uid: u32| self.running.iter().filter(|s| s.uid == uid).count();
+        let order = |s: &Sequence| {
+            let rank = rank(s.priority, waited(s, now));
+            (rank, slots(s.uid), self.shares.served(s.uid), s.serial)
+        };
+        let indexed = self.waiting.iter().enumerate();
+        indexed.min_by_key(|(_, s)| order(s)).map(|(at, _)| at)
     }
 
-    /// Reserves blocks for the sequence at `at`. Where none are free, the sequence that came last gives its own back and
-    /// waits to be computed anew. False if that was the one at `at` itself.
-    fn make_room(&mut self, at: usize, tokens: usize) -> bool {
-        loop {
-            if self
-                .runner
-                .cache()
-                .reserve(&mut self.running[at].table, tokens)
-                .is_ok()
-            {
-                return true;
+    /// Gives a waiting sequence the blocks of its tokens, those first that hold some of them already. All at once, so that
+    /// those admitted together never promise the same blocks.
+    fn take_blocks(&mut self, at: usize) -> bool {
+        // One block more for each that runs: those will need it soon, and evicting is dearer than waiting.
+        let spare = self.running.len();
+        let (cache, sequence) = (self.runner.cache(), &mut self.waiting[at]);
+        let mut table = std::mem::take(&mut sequence.table);
+        let cached = cache.adopt(&mut table, sequence.uid, sequence.reusable());
+        let tokens = sequence.tokens.len();
+        let more = tokens.div_ceil(KV_BLOCK).saturating_sub(table.blocks().len());
+        let fits = more + spare <= cache.free_blocks() && cache.reserve(&mut table, tokens).is_ok();
+        if fits {
+            sequence.cached = cached;
+        } else {
+            cache.release(&mut table);
+        }
+        sequence.table = table;
+        fits
+    }
+
+    /// Sends one that runs back to wait, where the waiting one at `at` has a better claim.
+    fn make_way(&mut self, at: usize, now: Instant) -> bool {
+        let (uid, priority) = (self.waiting[at].uid, self.waiting[at].priority);
+        let mut holders = [Holder::default(); SEQUENCES_MAX];
+        for (holder, s) in holders.iter_mut().zip(&self.running) {
+            (holder.rank, holder.uid, holder.serial) = (s.rank, s.uid, s.serial);
+        }
+        let count = self.running.len().min(SEQUENCES_MAX);
+        match gives_way(&holders[..count], uid, priority) {
+            Some(victim) => {
+                self.park(victim, now);
+                self.queue_parked();
+                true
             }
-            let last = self.running.len() - 1;
-            let mut evicted = self.running.remove(last);
-            self.runner.cache().release(&mut evicted.table);
-            (evicted.cached, evicted.planned) = (0, 0);
-            evicted.progress.set_state(JobState::Queued);
-            self.waiting.push_front(evicted);
-            if last == at {
+            None => false,
+        }
+    }
+
+    /// Takes the blocks of one that runs; what they hold is kept as long as the room is not needed.
+    fn park(&mut self, at: usize, now: Instant) {
+        let sequence = &mut self.running[at];
+        keep(&mut self.runner, sequence);
+        (sequence.cached, sequence.planned) = (0, 0);
+        (sequence.parked, sequence.queued) = (true, now);
+        sequence.progress.set_state(JobState::Queued);
+    }
+
+    fn queue_parked(&mut self) {
+        let mut at = 0;
+        while at < self.running.len() {
+            if self.running[at].parked {
+                let mut sequence = self.running.remove(at);
+                sequence.parked = false;
+                self.waiting.push_front(sequence);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// Chooses the tokens of the next step: first one for each sequence that answers, then what others have to read.
+    fn plan(&mut self, now: Instant) -> Option<Load> {
+        let mut load = Load::default();
+        let step_max = self.runner.step_tokens_max();
+        for at in 0..self.running.len() {
+            let sequence = &self.running[at];
+            if !sequence.is_answering() || !sequence.can_run() || load.answering == step_max {
+                continue;
+            }
+            if self.make_room(at, 1, now) {
+                self.shares.charge(self.running[at].uid, 1);
+                load.answering += 1;
+            }
+        }
+        let budget = self.pace.prompt_tokens(load.answering);
+        self.plan_readers(budget.min(step_max - load.answering), now);
+        self.queue_parked();
+        // Counted at the end: one that was planned may have had to give way to another.
+        let planned = |answering: bool| {
+            let those = self.running.iter().filter(|s| s.is_answering() == answering);
+            those.map(|s| s.planned).sum::<usize>()
+        };
+        (load.answering, load.reading) = (planned(true), planned(false));
+        (load.answering + load.reading > 0).then_some(load)
+    }
+
+    fn plan_readers(&mut self, budget: usize, now: Instant) {
+        let mut readers = std::mem::take(&mut self.readers);
+        readers.clear();
+        for (at, s) in self.running.iter().enumerate() {
+            if !s.is_answering() && s.can_run() {
+                readers.push(Reader {
+                    at,
+                    rank: s.rank,
+                    uid: s.uid,
+                    serial: s.serial,
+                    wants: s.slice_max(),
+                    read: s.cached.saturating_sub(s.reused),
+                    gets: 0,
+                });
+            }
+        }
+        deal(&mut readers, budget, &mut self.shares);
+        for reader in readers.iter().filter(|r| r.gets > 0) {
+            self.make_room(reader.at, reader.gets, now);
+        }
+        self.readers = readers;
+    }
+
+    /// Plans so many tokens for the sequence at `at` and reserves their blocks. Where none can be had, the newest sequence
+    /// of the lowest priority gives its own back and waits. False if that was the one at `at` itself.
+    fn make_room(&mut self, at: usize, tokens: usize, now: Instant) -> bool {
+        loop {
+            let sequence = &mut self.running[at];
+            if sequence.parked {
                 return false;
             }
+            let end = sequence.cached + tokens;
+            if self.runner.cache().reserve(&mut sequence.table, end).is_ok() {
+                sequence.planned = tokens;
+                return true;
+            }
+            let holders = self.running.iter().enumerate().filter(|(_, s)| !s.parked);
+            let last = holders.max_by_key(|(_, s)| (s.rank, s.serial));
+            self.park(last.map_or(at, |(last, _)| last), now);
         }
     }
 
@@ -264,23 +374,47 @@ impl Runtime {
                 at += 1;
                 continue;
             }
-            let error = match self.running[at].advance(self.context) {
-                Ok(Next::Goes) => {
-                    at += 1;
-                    continue;
-                }
-                Ok(Next::Ended) => None,
-                Err(error) => Some(error),
-            };
+            let sequence = &mut self.running[at];
+            let next = sequence.advance(self.context);
+            if next == Ok(Next::Goes) {
+                let uid = sequence.uid;
+                let (table, computed) = sequence.computed();
+                self.runner.cache().publish(table, uid, computed);
+                at += 1;
+                continue;
+            }
             let mut sequence = self.running.remove(at);
             ended(&sequence);
-            self.runner.cache().release(&mut sequence.table);
-            if let Some(error) = error {
-                sequence.outlet.fail(error);
+            match next {
+                Ok(_) => keep(&mut self.runner, &mut sequence),
+                Err(error) => {
+                    self.runner.cache().discard(&mut sequence.table);
+                    sequence.outlet.fail(error);
+                }
             }
             self.closing.push(sequence.outlet);
         }
     }
+}
+
+/// Tokens of a step.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    /// Of those that answer.
+    answering: usize,
+    /// Of those that read their prompt, or again what they had to give back.
+    reading: usize,
+}
+
+fn waited(sequence: &Sequence, now: Instant) -> Duration {
+    now.saturating_duration_since(sequence.queued)
+}
+
+/// Takes a sequence's blocks back; what is in them is kept for its owner's next request.
+fn keep(runner: &mut Runner, sequence: &mut Sequence) {
+    let uid = sequence.uid;
+    let (table, computed) = sequence.computed();
+    runner.cache().keep(table, uid, computed);
 }
 
 enum End {

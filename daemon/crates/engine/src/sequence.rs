@@ -13,6 +13,20 @@ use std::time::Instant;
 
 pub struct Sequence {
     pub id: String,
+    /// Whose it is.
+    pub uid: u32,
+    /// 0 for the highest priority.
+    pub priority: u8,
+    /// The priority that it runs with: waiting may have raised it.
+    pub rank: u8,
+    /// Order of arrival.
+    pub serial: u64,
+    /// Since when it waits for its turn.
+    pub queued: Instant,
+    /// It gave its blocks back in the middle of planning a step.
+    pub parked: bool,
+    /// Prompt tokens that were found in the KV cache when it first ran.
+    pub reused: usize,
     pub model: Arc<Model>,
     pub tokens: Vec<u32>,
     /// How many of the tokens were given.
@@ -60,17 +74,20 @@ pub enum Next {
 }
 
 impl Sequence {
-    pub fn new(request: Request, context: usize) -> Sequence {
+    pub fn new(request: Request, context: usize, serial: u64) -> Sequence {
         let Request {
             id,
+            uid,
+            priority,
             model,
             mut tokens,
             sampling,
             echo,
             progress,
             sink,
-            ..
         } = request;
+        let came = Instant::now();
+        let priority = priority as u8;
         let prompt = tokens.len();
         let longest = prompt.saturating_add(sampling.max_tokens).min(context);
         tokens.reserve_exact(longest.saturating_sub(prompt));
@@ -87,6 +104,13 @@ impl Sequence {
         };
         Sequence {
             id,
+            uid,
+            priority,
+            rank: priority,
+            serial,
+            queued: came,
+            parked: false,
+            reused: 0,
             table: BlockTable::with_capacity(longest),
             tokens,
             prompt,
@@ -99,7 +123,7 @@ impl Sequence {
             reported: 0,
             echo,
             clock: Clock {
-                came: Instant::now(),
+                came,
                 started: None,
                 prefilled: None,
             },
@@ -138,11 +162,25 @@ impl Sequence {
 
     /// Whether the step at hand could still carry it.
     pub fn can_run(&self) -> bool {
-        self.planned == 0 && !self.outlet.is_blocked()
+        self.planned == 0 && !self.parked && !self.outlet.is_blocked()
     }
 
     fn generated(&self) -> usize {
         self.tokens.len() - self.prompt
+    }
+
+    /// The tokens whose keys and values could be taken from the cache: all but the last, whose logits are needed; none
+    /// where every prompt token's are.
+    pub fn reusable(&self) -> &[u32] {
+        if self.wants_prompt_logprobs() {
+            return &[];
+        }
+        &self.tokens[..self.tokens.len() - 1]
+    }
+
+    /// The tokens whose keys and values are in its blocks.
+    pub fn computed(&mut self) -> (&mut BlockTable, &[u32]) {
+        (&mut self.table, &self.tokens[..self.cached])
     }
 
     fn wants_prompt_logprobs(&self) -> bool {
@@ -156,6 +194,7 @@ impl Sequence {
             return;
         }
         self.clock.started = Some(Instant::now());
+        self.reused = self.cached;
         let model = self.model.name().to_owned();
         self.outlet.push(Ok(Event::Started {
             id: self.id.clone(),
@@ -274,6 +313,7 @@ impl Sequence {
         let usage = Usage {
             prompt_tokens: self.prompt as u32,
             completion_tokens: self.generated() as u32,
+            cached_tokens: self.reused as u32,
         };
         self.outlet.push(Ok(Event::Done {
             reason,

@@ -1,10 +1,15 @@
 //! The engine's thread under load: what a request gets must not depend on who else runs, waits, leaves or stalls.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#[path = "scheduling/reuse.rs"]
+mod reuse;
+#[path = "scheduling/turns.rs"]
+mod turns;
+
 use hyprstream_engine::{
     Engine, EngineError, Model, Options, Progress, Request, SamplingParams, Sink, SubmitError,
 };
 use hyprstream_kernels::KvFormat;
-use hyprstream_protocol::{Event, FinishReason, Sampling};
+use hyprstream_protocol::{Event, FinishReason, Priority, Sampling};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -95,23 +100,48 @@ fn ask_with(
     sampling: Sampling,
     echo: bool,
 ) -> Result<Asked, SubmitError> {
+    let (mut request, asked) = request(model, tokens, &sampling);
+    request.echo = echo;
+    engine.submit(request)?;
+    Ok(asked)
+}
+
+fn request(model: &Arc<Model>, tokens: &[u32], sampling: &Sampling) -> (Request, Asked) {
     let greedy = Sampling {
         temperature: Some(0.0),
         ..Sampling::default()
     };
-    let sampling = SamplingParams::resolve(&sampling, &greedy).unwrap();
     let (inbox, progress) = (Arc::new(Inbox::default()), Arc::new(Progress::new()));
-    engine.submit(Request {
+    let request = Request {
         id: "test".into(),
         uid: 0,
+        priority: Priority::default(),
         model: model.clone(),
         tokens: tokens.to_vec(),
-        sampling,
-        echo,
+        sampling: SamplingParams::resolve(sampling, &greedy).unwrap(),
+        echo: false,
         progress: progress.clone(),
         sink: Box::new(Tap(inbox.clone())),
-    })?;
-    Ok(Asked { inbox, progress })
+    };
+    (request, Asked { inbox, progress })
+}
+
+/// A request of this user and priority.
+fn ask_as(
+    engine: &Engine,
+    model: &Arc<Model>,
+    (uid, priority): (u32, Priority),
+    tokens: &[u32],
+    max_tokens: u32,
+) -> Result<Asked, SubmitError> {
+    let sampling = Sampling {
+        max_tokens: Some(max_tokens),
+        ..Sampling::default()
+    };
+    let (mut request, asked) = request(model, tokens, &sampling);
+    (request.uid, request.priority) = (uid, priority);
+    engine.submit(request)?;
+    Ok(asked)
 }
 
 fn ask(engine: &Engine, model: &Arc<Model>, tokens: &[u32], max_tokens: u32) -> Result<Asked, SubmitError> {
@@ -380,8 +410,14 @@ fn what_cannot_run_is_refused_with_the_numbers() {
             last
         }
     );
-    let full = ask(&engine, &model, &prompt(1, 60), 50).unwrap().inbox.tokens();
-    assert_eq!(full.len(), 4, "the answer ends where the context does");
+    let full = ask(&engine, &model, &prompt(1, 60), 50).unwrap().inbox;
+    assert_eq!(full.tokens().len(), 4, "the answer ends where the context does");
+    let end = full.wait().pop();
+    let reason = FinishReason::Length;
+    assert!(
+        matches!(&end, Some(Ok(Event::Done { reason: told, .. })) if *told == reason),
+        "{end:?}"
+    );
 }
 
 #[test]

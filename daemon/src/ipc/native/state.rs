@@ -2,6 +2,7 @@
 //! disk.
 use crate::app::{App, Phase};
 use crate::catalog::Entry;
+use crate::config::own_uid;
 use crate::errors::Failure;
 use crate::ipc::peer::Peer;
 use crate::ipc::reply::{self, Segment};
@@ -10,12 +11,14 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use hyprstream_model::{ModelFile, Summary};
-use hyprstream_protocol::{CancelReply, Jobs, Memory, Model, ModelDetail, ModelState, Models, Status};
+use hyprstream_protocol::{
+    CancelReply, Jobs, KvBlocks, Memory, Model, ModelDetail, ModelState, Models, Status,
+};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// `GET /status`.
-pub async fn status(State(app): State<Arc<App>>) -> Response {
+pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>) -> Response {
     let stats = app.engine.stats();
     let (claimed, loaded) = app.models.claimed();
     let small = |number: usize| number.try_into().unwrap_or(u32::MAX);
@@ -41,6 +44,12 @@ pub async fn status(State(app): State<Arc<App>>) -> Response {
             claimed,
             resident: resident_memory(),
         },
+        kv_blocks: (peer.uid == 0 || peer.uid == own_uid()).then(|| KvBlocks {
+            tokens: small(hyprstream_engine::KV_BLOCK),
+            total: small(stats.kv.total),
+            in_use: small(stats.kv.in_use),
+            kept: small(stats.kv.kept),
+        }),
     })
 }
 

@@ -14,7 +14,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use hyprstream_protocol::{
-    ChatRequest, Event, GenerateRequest, JobKind, LoadRequest, ModelReply, Sampling, ScoreRequest,
+    ChatRequest, Event, GenerateRequest, JobKind, LoadRequest, ModelReply, Priority, Sampling, ScoreRequest,
     UnloadRequest,
 };
 use serde_json::Value;
@@ -38,6 +38,7 @@ pub async fn generate(State(app): State<Arc<App>>, asker: Asker, body: Body) -> 
     )?;
     order.sampling = request.sampling;
     order.echo = request.echo;
+    order.priority = request.priority;
     stream(&app, order).await
 }
 
@@ -63,6 +64,7 @@ pub async fn chat(State(app): State<Arc<App>>, asker: Asker, body: Body) -> Resu
     };
     let mut order = order(&app, asker, JobKind::Chat, request.model.as_deref(), Some(input))?;
     order.sampling = request.sampling;
+    order.priority = request.priority;
     stream(&app, order).await
 }
 
@@ -92,7 +94,16 @@ pub async fn score(State(app): State<Arc<App>>, asker: Asker, body: Body) -> Res
     let entry = app.entry(request.model.as_deref())?;
     let (Extension(peer), Extension(id)) = asker;
     Ok(reply::ok(
-        &score_prompt(&app, &id.0, peer.uid, entry, request.prompt, request.top).await?,
+        &score_prompt(
+            &app,
+            &id.0,
+            peer.uid,
+            entry,
+            request.prompt,
+            request.top,
+            request.priority,
+        )
+        .await?,
     ))
 }
 
@@ -112,6 +123,7 @@ fn order(
         input,
         sampling,
         echo: false,
+        priority: Priority::default(),
     })
 }
 

@@ -12,7 +12,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use hyprstream_protocol::{Event, JobKind, Sampling, TokenEvent};
+use hyprstream_protocol::{Event, JobKind, Priority, Sampling, TokenEvent};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -122,6 +122,7 @@ pub async fn create(
         }),
         sampling: request.sampling,
         echo: false,
+        priority: Priority::default(),
     };
     let mut answer = begin(&app, order)?;
     answer.started().await?;

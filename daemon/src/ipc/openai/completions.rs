@@ -15,7 +15,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use hyprstream_protocol::{Event, JobKind, TokenEvent, Usage};
+use hyprstream_protocol::{Event, JobKind, Priority, TokenEvent, Usage};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -47,6 +47,7 @@ pub async fn create(
             }),
             sampling: request.sampling.clone(),
             echo: request.echo,
+            priority: Priority::default(),
         });
     }
     let shape = Shape {
@@ -91,8 +92,7 @@ async fn whole(
         let (index, choice, usage) =
             done.unwrap_or_else(|_| Err(Failure::fault("a completion broke off")))?;
         choices.push((index, choice));
-        total.prompt_tokens = total.prompt_tokens.saturating_add(usage.prompt_tokens);
-        total.completion_tokens = total.completion_tokens.saturating_add(usage.completion_tokens);
+        total.add(&usage);
     }
     choices.sort_by_key(|(index, _)| *index);
     let choices = choices.into_iter().map(|(_, choice)| choice).collect();
@@ -225,11 +225,7 @@ impl Render for Chunks {
             Ok(Event::Prompt(token)) if self.part.shape.echo => self.token(token, out),
             Ok(Event::Token(token)) => self.token(token, out),
             Ok(Event::Done { reason, usage, .. }) => {
-                self.total.prompt_tokens = self.total.prompt_tokens.saturating_add(usage.prompt_tokens);
-                self.total.completion_tokens = self
-                    .total
-                    .completion_tokens
-                    .saturating_add(usage.completion_tokens);
+                self.total.add(&usage);
                 self.chunk("", None, Some(finish(reason)), out);
             }
             Ok(_) => {}
