@@ -1,5 +1,6 @@
 //! The model that ships with the project. Invariant: where it is not built yet, these tests say that they were skipped.
 use hyprstream_tests::{Daemon, fixtures};
+use serde_json::json;
 
 #[test]
 fn the_starter_model_answers_about_hyprstream() {
@@ -38,5 +39,29 @@ fn the_starter_model_is_the_default_until_there_is_another() {
     fixtures::install(&fixtures::tiny(), &daemon.models(), "tiny.gguf");
     daemon.await_model("tiny");
     assert_eq!(default(), "tiny");
+    daemon.stop();
+}
+
+#[test]
+fn an_answer_goes_on_where_the_model_would_end_it() {
+    let Some(starter) = fixtures::starter() else {
+        fixtures::skipped("an answer of a known length: the starter model is absent");
+        return;
+    };
+    let daemon = Daemon::with(&[(starter, "s.gguf")], "[runtime]\nthreads = 2\n");
+    let end = |ignore_eos: bool| {
+        let sampling = json!({"temperature": 0, "max_tokens": 160, "ignore_eos": ignore_eos});
+        let messages = json!([{"role": "user", "content": "What is hyprstream?"}]);
+        let request = json!({"model": "s", "messages": messages, "sampling": sampling});
+        let events = daemon.post("/hyprstream/v1/chat", &request).lines();
+        let done = events.last().unwrap();
+        (
+            done["reason"].clone(),
+            done["usage"]["completion_tokens"].as_u64().unwrap(),
+        )
+    };
+    let (reason, tokens) = end(false);
+    assert!(reason == "stop" && tokens < 160, "{reason} after {tokens}");
+    assert_eq!(end(true), (json!("length"), 160));
     daemon.stop();
 }

@@ -9,6 +9,10 @@ pub struct Sampling {
     /// Most tokens to generate. 0 generates nothing (to score a prompt).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
+    /// Do not let the model end its answer: tokens come until `max_tokens`, a stop string or the end of the context. For
+    /// measurements, which need answers of a known length.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_eos: bool,
     /// 0 takes the likeliest token always (greedy); 1 samples as the model says. 0 to 5.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,

@@ -48,6 +48,7 @@ impl SamplingFlags {
     pub fn sampling(&self) -> Sampling {
         Sampling {
             max_tokens: self.max_tokens,
+            ignore_eos: false,
             temperature: self.temperature,
             top_k: self.top_k,
             top_p: self.top_p,

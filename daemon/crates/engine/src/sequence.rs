@@ -277,7 +277,7 @@ impl Sequence {
     }
 
     fn speak(&mut self, chosen: Chosen, context: usize) -> Next {
-        if self.model.is_end(chosen.token) {
+        if !self.params().ignore_eos && self.model.is_end(chosen.token) {
             let rest = self.text.end();
             self.finish(FinishReason::Stop, rest);
             return Next::Ended;

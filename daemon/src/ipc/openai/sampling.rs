@@ -39,6 +39,7 @@ pub fn sampling(fields: &mut Fields) -> Result<Sampling, Failure> {
     let max_tokens = fields.whole("max_tokens")?;
     let wanted = Sampling {
         max_tokens: fields.whole("max_completion_tokens")?.or(max_tokens),
+        ignore_eos: false,
         temperature: fields.number("temperature")?,
         top_k: fields.whole("top_k")?,
         top_p: fields.number("top_p")?,

@@ -11,6 +11,8 @@ pub const LOGPROBS_MAX: u8 = 20;
 pub struct SamplingParams {
     /// Most tokens to generate.
     pub max_tokens: usize,
+    /// Goes on where the model would end.
+    pub ignore_eos: bool,
     /// 0 is greedy.
     pub temperature: f32,
     /// 0 is off.
@@ -50,6 +52,7 @@ impl SamplingParams {
     pub fn resolve(wanted: &Sampling, defaults: &Sampling) -> Result<SamplingParams, InvalidSampling> {
         let params = SamplingParams {
             max_tokens: wanted.max_tokens.or(defaults.max_tokens).unwrap_or(1024) as usize,
+            ignore_eos: wanted.ignore_eos || defaults.ignore_eos,
             temperature: number(
                 "temperature",
                 wanted.temperature,
