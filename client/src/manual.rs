@@ -16,7 +16,7 @@ installed, else the program hyprstreamd beside hyp or in PATH, which ends by its
 
 On a terminal, tables are aligned and control characters in answers are made visible. In a pipe, tables have no headings, columns are \
 parted by tabs, numbers are exact, and an unknown value is empty. With --json, standard output has exactly what the daemon sent: a JSON \
-object, or one event a line where an answer streams. Errors are on standard error, with --json as {\"error\": {\"code\": ..., \"message\": \
+object, or one event a line where an answer streams; only hyp bench prints an object of its own. Errors are on standard error, with --json as {\"error\": {\"code\": ..., \"message\": \
 ...}} on its last line; an error that comes after the answer began is the last event on standard output too. Only a wrong command line \
 is always told in plain text.
 

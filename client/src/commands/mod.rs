@@ -1,6 +1,7 @@
 //! The commands, one file each. Invariant: each gets its session and flags, and gives back nothing but a failure.
 mod answer;
 mod ask;
+mod bench;
 mod cancel;
 mod chat;
 mod completions;
@@ -115,6 +116,7 @@ pub fn run(session: &Session, command: Command) -> Result<(), Failure> {
         Command::Tokenize(flags) => tokenize::run(session, flags),
         Command::Detokenize(flags) => detokenize::run(session, flags),
         Command::Score(flags) => score::run(session, flags),
+        Command::Bench(flags) => bench::run(session, flags),
         Command::Cancel(flags) => cancel::run(session, &flags),
         Command::Completions(flags) => completions::run(&flags),
         Command::Man => man::run(),

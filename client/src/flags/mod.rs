@@ -88,6 +88,8 @@ pub enum Command {
     Detokenize(DetokenizeFlags),
     /// Tell how likely a text is to a model
     Score(ScoreFlags),
+    /// Measure how fast a model is here
+    Bench(BenchFlags),
     /// Stop a running request
     Cancel(CancelFlags),
     /// Print a completion script for a shell
@@ -217,6 +219,17 @@ pub struct ScoreFlags {
     /// The file holds token ids, not text
     #[arg(long)]
     pub ids: bool,
+}
+
+/// `hyp bench`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchFlags {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelFlag,
+    /// Measure everything N times and print the medians (1 to 99)
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = number::runs, allow_negative_numbers = true)]
+    pub runs: u8,
 }
 
 /// `hyp cancel`.

@@ -39,6 +39,14 @@ pub fn top(text: &str) -> Result<u8, String> {
         .ok_or_else(|| whole(20))
 }
 
+/// How often something is measured.
+pub fn runs(text: &str) -> Result<u8, String> {
+    text.parse()
+        .ok()
+        .filter(|runs| (1..=99).contains(runs))
+        .ok_or_else(|| "expected a whole number from 1 to 99".to_owned())
+}
+
 fn whole(most: impl std::fmt::Display) -> String {
     format!("expected a whole number from 0 to {most}")
 }

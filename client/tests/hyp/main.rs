@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod ask;
+mod bench;
 mod chat;
 mod failures;
 mod fake;

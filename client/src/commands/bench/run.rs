@@ -1,0 +1,176 @@
+//! Single measurements of `hyp bench`. Invariant: a time is taken when a token arrives, and a speed of several streams only
+//! counts the time in which all of them ran.
+use crate::commands::Session;
+use crate::exit::Failure;
+use crate::http::{CallError, Client};
+use hyprstream_protocol::{Event, GenerateRequest, Priority, Prompt, Sampling};
+use std::cell::Cell;
+use std::thread;
+use std::time::{Instant, SystemTime};
+
+/// Tokens of each answer of which the speed is taken.
+pub const ANSWER_TOKENS: u32 = 32;
+/// Tokens of the prompts of those answers.
+const PROMPT_TOKENS: u32 = 16;
+
+/// Makes measurements of one model.
+pub struct Runner<'a> {
+    /// Where the daemon is.
+    pub session: &'a Session,
+    /// Which model.
+    pub model: &'a str,
+    /// What it reads.
+    pub prompts: Prompts,
+    /// How long its answers are.
+    pub answer_tokens: u32,
+}
+
+impl Runner<'_> {
+    /// Seconds from a prompt of so many tokens to the first token of its answer.
+    pub fn first(&self, prompt: u32) -> Result<f64, Failure> {
+        let request = self.request(prompt, 1);
+        let client = self.session.client()?;
+        let sent = Instant::now();
+        let stamps = answer(client, &request)?;
+        match stamps.first() {
+            Some(stamp) => Ok(stamp.duration_since(sent).as_secs_f64()),
+            None => Err(silent().into()),
+        }
+    }
+
+    /// Tokens a second of so many streams together; `None` where they never ran all at once.
+    pub fn decode(&self, streams: u32) -> Result<Option<f64>, Failure> {
+        let mut calls = Vec::new();
+        for _ in 0..streams {
+            let prompt = PROMPT_TOKENS.min(self.answer_tokens);
+            calls.push((self.session.client()?, self.request(prompt, self.answer_tokens)));
+        }
+        let answers = thread::scope(|scope| {
+            let running: Vec<_> = calls
+                .into_iter()
+                .map(|(client, request)| scope.spawn(move || answer(client, &request)))
+                .collect();
+            let join = |one: thread::ScopedJoinHandle<'_, _>| one.join().unwrap_or_else(|_| Err(silent()));
+            running.into_iter().map(join).collect::<Result<Vec<_>, _>>()
+        })?;
+        Ok(speed(&answers))
+    }
+
+    fn request(&self, prompt: u32, answer: u32) -> GenerateRequest {
+        GenerateRequest {
+            model: Some(self.model.to_owned()),
+            prompt: Prompt::Tokens(self.prompts.next(prompt)),
+            echo: false,
+            priority: Priority::default(),
+            sampling: Sampling {
+                max_tokens: Some(answer),
+                ignore_eos: true,
+                temperature: Some(0.0),
+                ..Sampling::default()
+            },
+        }
+    }
+}
+
+/// Tokens a second of all streams, between the moment when the last of them has begun and that when the first one ends.
+fn speed(answers: &[Vec<Instant>]) -> Option<f64> {
+    // A stream's first token belongs to its prompt.
+    let begin = answers.iter().map(|stamps| stamps.first()).max()??;
+    let end = answers.iter().map(|stamps| stamps.last()).min()??;
+    let seconds = end.checked_duration_since(*begin)?.as_secs_f64();
+    let tokens = answers
+        .iter()
+        .flatten()
+        .filter(|stamp| *stamp > begin && *stamp <= end)
+        .count();
+    (seconds > 0.0 && tokens > 0).then(|| tokens as f64 / seconds)
+}
+
+/// When each token of an answer came.
+fn answer(client: Client, request: &GenerateRequest) -> Result<Vec<Instant>, CallError> {
+    let mut stamps = Vec::new();
+    for line in client.events("/generate", request)? {
+        let event = line?.event;
+        if matches!(&event, Event::Token(token) if token.token.is_some()) {
+            stamps.push(Instant::now());
+        }
+        refuse_error(event)?;
+    }
+    Ok(stamps)
+}
+
+/// An `error` event as an error.
+pub fn refuse_error(event: Event) -> Result<(), CallError> {
+    match event {
+        Event::Error(body) => Err(CallError::Daemon(body)),
+        _ => Ok(()),
+    }
+}
+
+fn silent() -> CallError {
+    CallError::Garbage {
+        why: "an answer has no token".to_owned(),
+    }
+}
+
+/// Prompts of random token ids.
+pub struct Prompts {
+    vocab: u32,
+    state: Cell<u64>,
+}
+
+impl Prompts {
+    /// Ids below `vocab`; others at every call of the program.
+    pub fn new(vocab: u32) -> Prompts {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(1, |since| since.as_nanos() as u64);
+        Prompts {
+            vocab,
+            state: Cell::new(now | 1),
+        }
+    }
+
+    fn next(&self, tokens: u32) -> Vec<u32> {
+        (0..tokens).map(|_| self.id()).collect()
+    }
+
+    /// Marsaglia's xorshift64.
+    fn id(&self) -> u32 {
+        let mut x = self.state.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.state.set(x);
+        ((x >> 32) % u64::from(self.vocab)) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn only_the_time_when_all_run_counts() {
+        let zero = Instant::now();
+        let at = |list: &[u64]| -> Vec<Instant> {
+            list.iter().map(|ms| zero + Duration::from_millis(*ms)).collect()
+        };
+        // Both run from 100 ms to 300 ms: two tokens and three.
+        let two = [at(&[0, 100, 200, 300]), at(&[100, 150, 250, 300, 900])];
+        assert!((speed(&two).unwrap() - 25.0).abs() < 1e-9);
+        // One after the other.
+        assert_eq!(speed(&[at(&[0, 100]), at(&[200, 300])]), None);
+        assert_eq!(speed(&[at(&[0, 100]), Vec::new()]), None);
+        assert_eq!(speed(&[at(&[5])]), None);
+    }
+
+    #[test]
+    fn prompts_are_new_and_in_range() {
+        let prompts = Prompts::new(1000);
+        let (a, b) = (prompts.next(64), prompts.next(64));
+        assert_ne!(a, b);
+        assert!(a.iter().chain(&b).all(|id| *id < 1000));
+    }
+}
