@@ -52,9 +52,9 @@ impl Case {
             packed,
             x,
             tokens,
-            bias: (seed % 3 == 0).then(|| random.floats(rows)),
+            bias: seed.is_multiple_of(3).then(|| random.floats(rows)),
             start: random.floats(tokens * rows),
-            add: seed % 2 == 0,
+            add: seed.is_multiple_of(2),
             file,
         }
     }
