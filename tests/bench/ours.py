@@ -135,7 +135,8 @@ class Ours:
         return self.kept
 
     def ask(self, prompt, tokens):
-        sampling = {"temperature": 0, "max_tokens": tokens, "ignore_eos": True}
+        # Random prompts soon make the answer go in circles, where guessing ahead would flatter.
+        sampling = {"temperature": 0, "max_tokens": tokens, "ignore_eos": True, "speculation": False}
         ids = [random.randrange(self.vocab) for _ in range(prompt)]
         return Stream(self.path, {"model": "model", "prompt": ids, "sampling": sampling})
 

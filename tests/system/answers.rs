@@ -1,5 +1,5 @@
 //! Every command of `hyp` against a daemon that is well. Invariant: output is parseable and exit codes are 0.
-use hyprstream_tests::{Daemon, fixtures, program};
+use hyprstream_tests::{Daemon, fixtures, program, wait};
 use serde_json::{Value, json};
 
 fn golden() -> (String, String, usize) {
@@ -101,6 +101,44 @@ fn the_same_seed_gives_the_same_text() {
         "the seed does not matter"
     );
     daemon.stop();
+}
+
+#[test]
+fn a_seed_gives_the_same_text_with_speculation_and_without() {
+    let answers = |config: &str, asked: Option<bool>| {
+        let daemon = Daemon::with(&[(fixtures::tiny(), "tiny.gguf")], config);
+        let done: Vec<(String, Value)> = (0..6)
+            .map(|seed| {
+                let mut sampling = json!({"temperature": 0.2, "seed": seed, "max_tokens": 120});
+                if let Some(asked) = asked {
+                    sampling["speculation"] = json!(asked);
+                }
+                let body =
+                    json!({"model": "tiny", "prompt": "what is what is what is", "sampling": sampling});
+                let events = daemon.post("/hyprstream/v1/generate", &body).lines();
+                let text = events.iter().filter_map(|event| event["text"].as_str()).collect();
+                (text, events.last().unwrap()["usage"].clone())
+            })
+            .collect();
+        let drafted: u64 = done
+            .iter()
+            .map(|(_, usage)| usage["drafted_tokens"].as_u64().unwrap())
+            .sum();
+        wait::until("the status counts them too", || {
+            (daemon.get("/hyprstream/v1/status").json()["drafted_tokens"] == drafted).then_some(())
+        });
+        daemon.stop();
+        (
+            done.into_iter().map(|(text, _)| text).collect::<Vec<_>>(),
+            drafted,
+        )
+    };
+    let (want, none) = answers("[generation]\nspeculation = false\n", None);
+    assert_eq!(none, 0);
+    let (got, drafted) = answers("", None);
+    assert_eq!(got, want);
+    assert!(drafted > 0, "nothing was guessed");
+    assert_eq!(answers("", Some(false)), (want, 0));
 }
 
 #[test]

@@ -110,6 +110,12 @@ pub struct Usage {
     /// Tokens of the prompt that were computed for an earlier request of the same user, and not again.
     #[serde(default)]
     pub cached_tokens: u32,
+    /// Tokens that speculation guessed.
+    #[serde(default)]
+    pub drafted_tokens: u32,
+    /// Guesses that came true, each of which saved a step.
+    #[serde(default)]
+    pub accepted_tokens: u32,
 }
 
 impl Usage {
@@ -118,6 +124,8 @@ impl Usage {
         self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
         self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);
         self.cached_tokens = self.cached_tokens.saturating_add(other.cached_tokens);
+        self.drafted_tokens = self.drafted_tokens.saturating_add(other.drafted_tokens);
+        self.accepted_tokens = self.accepted_tokens.saturating_add(other.accepted_tokens);
     }
 }
 

@@ -46,6 +46,10 @@ pub struct Sampling {
     /// Report each token's log-probability and this many alternatives; 0 to 20.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<u8>,
+    /// Guess ahead from the text so far and check the guesses together (default), or compute token by token (`false`).
+    /// The text is the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<bool>,
 }
 
 /// Before which other requests one runs.

@@ -60,6 +60,7 @@ impl SamplingFlags {
             seed: self.seed,
             stop: self.stop.clone(),
             logprobs: None,
+            speculation: None,
         }
     }
 }

@@ -50,6 +50,7 @@ keys! {
     "generation"."repeat_last" => |c, v| c.generation.sampling.repeat_last, whole(v, 0, 1 << 24).map(Some);
     "generation"."presence_penalty" => |c, v| c.generation.sampling.presence_penalty, number(v, -2.0, 2.0).map(Some);
     "generation"."frequency_penalty" => |c, v| c.generation.sampling.frequency_penalty, number(v, -2.0, 2.0).map(Some);
+    "generation"."speculation" => |c, v| c.generation.speculation, truth(v);
     "http"."body_max" => |c, v| c.http.body_max, size(v, 1 << 10, 1 << 30);
     "http"."header_timeout" => |c, v| c.http.header_timeout, duration(v);
     "limits"."queue_max" => |c, v| c.limits.queue_max, whole(v, 1, 65536);
@@ -123,6 +124,13 @@ fn folders(value: &DeValue<'_>) -> Result<Vec<PathBuf>, String> {
         None => folder(value).map(|folder| vec![folder]),
         Some(list) if list.is_empty() => expected("one folder or more", value),
         Some(list) => list.iter().map(|item| folder(item.get_ref())).collect(),
+    }
+}
+
+fn truth(value: &DeValue<'_>) -> Result<bool, String> {
+    match value {
+        DeValue::Boolean(truth) => Ok(*truth),
+        _ => expected("true or false", value),
     }
 }
 

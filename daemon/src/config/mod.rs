@@ -80,8 +80,10 @@ pub enum KvCache {
 pub struct Generation {
     /// Name of the default model.
     pub model: Option<String>,
-    /// Every field but `seed`, `stop` and `logprobs` is set.
+    /// Every field but `seed`, `stop`, `logprobs` and `speculation` is set.
     pub sampling: Sampling,
+    /// Whether answers may be guessed ahead.
+    pub speculation: bool,
 }
 
 /// Limits of the HTTP door.
@@ -127,6 +129,7 @@ impl Config {
             generation: Generation {
                 model: None,
                 sampling: default_sampling(),
+                speculation: true,
             },
             http: Http {
                 body_max: 8 << 20,

@@ -59,7 +59,7 @@ fn packaged_file_holds_the_defaults_and_names_every_key() {
 fn values_are_read() {
     let config = read(
         "[storage]\nmodels = ['/a', '/b']\n[runtime]\nthreads = 0x10\nmemory_max = '8GiB'\nkv_cache = 'f32'\n\
-         idle_unload = 'never'\n[generation]\ntop_p = 1\n[http]\nbody_max = 1_048_576",
+         idle_unload = 'never'\n[generation]\ntop_p = 1\nspeculation = false\n[http]\nbody_max = 1_048_576",
     );
     let config = config.unwrap();
     assert_eq!(config.storage.models, [PathBuf::from("/a"), PathBuf::from("/b")]);
@@ -68,6 +68,7 @@ fn values_are_read() {
     assert_eq!(config.runtime.kv_cache, KvCache::F32);
     assert_eq!(config.runtime.idle_unload, None);
     assert_eq!(config.generation.sampling.top_p, Some(1.0));
+    assert!(!config.generation.speculation);
     assert_eq!(config.http.body_max, 1 << 20);
 }
 

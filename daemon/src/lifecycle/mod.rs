@@ -134,6 +134,8 @@ fn assemble(settings: &Settings) -> Result<Arc<App>, Refusal> {
         },
         kv_tokens: config.runtime.kv_tokens,
         stall: config.limits.stall,
+        speculation: config.generation.speculation,
+        draft_cost: None,
     })?;
     make_folder(&config.storage.cache, settings.user);
     let mut roots = Vec::new();

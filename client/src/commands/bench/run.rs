@@ -66,6 +66,8 @@ impl Runner<'_> {
                 max_tokens: Some(answer),
                 ignore_eos: true,
                 temperature: Some(0.0),
+                // A greedy answer to random tokens soon goes in circles, where guessing ahead flatters.
+                speculation: Some(false),
                 ..Sampling::default()
             },
         }

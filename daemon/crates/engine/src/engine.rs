@@ -35,6 +35,8 @@ struct Shared {
     draining: AtomicBool,
     /// Moving average of a request's time, to tell a refused client when to come back.
     request_ms: AtomicU64,
+    drafted: AtomicU64,
+    accepted: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -62,6 +64,10 @@ pub struct Stats {
     pub kv: KvBlocks,
     /// Turns of the engine's loop; stands still only while there is nothing to do or the engine is stuck.
     pub beats: u64,
+    /// Tokens that speculation drafted since the start.
+    pub drafted: u64,
+    /// Those among them that saved a step.
+    pub accepted: u64,
 }
 
 /// The engine could not be started.
@@ -136,6 +142,8 @@ impl Engine {
             beats: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             request_ms: AtomicU64::new(1000),
+            drafted: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
             thread: Mutex::new(None),
         });
         let worker = Worker {
@@ -234,6 +242,8 @@ impl Engine {
             isa: shared.isa,
             kv: *shared.kv.lock().unwrap_or_else(PoisonError::into_inner),
             beats: shared.beats.load(Ordering::Relaxed),
+            drafted: shared.drafted.load(Ordering::Relaxed),
+            accepted: shared.accepted.load(Ordering::Relaxed),
         }
     }
 
@@ -380,11 +390,15 @@ impl Worker {
             let mean = request_ms.load(Ordering::Relaxed);
             request_ms.store((mean * 7 + sequence.age_ms()) / 8, Ordering::Relaxed);
         };
+        let (drafted, accepted) = (&self.shared.drafted, &self.shared.accepted);
         self.blocked = true;
         self.runtimes.retain_mut(|resident| {
             let did = resident.runtime.step(now, &mut ended);
             self.blocked &= did != Did::Work;
             resident.broken |= did == Did::Broke;
+            let tally = resident.runtime.take_tally();
+            drafted.fetch_add(u64::from(tally.drafted), Ordering::Relaxed);
+            accepted.fetch_add(u64::from(tally.accepted), Ordering::Relaxed);
             !resident.is_over()
         });
     }

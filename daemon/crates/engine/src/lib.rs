@@ -18,6 +18,7 @@ mod runtime;
 mod sampling;
 mod sequence;
 mod shares;
+pub mod speculation;
 mod stop;
 
 /// Tokens in one block of a KV cache.

@@ -1,4 +1,5 @@
 //! How large the engine may get. Invariant: a plan counts every buffer that a loaded model ever owns; nothing grows later.
+use crate::speculation::NgramIndex;
 use hyprstream_kernels::{KV_BLOCK, KvFormat, KvLayer};
 use hyprstream_model::{Config, Summary};
 use std::time::Duration;
@@ -27,6 +28,11 @@ pub struct Options {
     pub kv_tokens: usize,
     /// How long a client may leave its answer unread before its request ends.
     pub stall: Duration,
+    /// Draft tokens from what was said before and check several in a step, where that pays.
+    pub speculation: bool,
+    /// What a row of a step is taken to cost, as a share of a token without drafts; measured where this is `None`. For
+    /// tests: with 0 every guess seems to pay.
+    pub draft_cost: Option<f32>,
 }
 
 impl Default for Options {
@@ -39,6 +45,8 @@ impl Default for Options {
             kv_format: KvFormat::F16,
             kv_tokens: 16384,
             stall: Duration::from_secs(30),
+            speculation: true,
+            draft_cost: None,
         }
     }
 }
@@ -96,7 +104,7 @@ impl MemoryPlan {
         MemoryPlan {
             weights: summary.bytes,
             kv,
-            scratch: scratch_bytes(config, options),
+            scratch: scratch_bytes(config, options).saturating_add(drafts_bytes(config, options)),
         }
     }
 
@@ -104,6 +112,15 @@ impl MemoryPlan {
     pub fn total(&self) -> u64 {
         self.weights.saturating_add(self.kv).saturating_add(self.scratch)
     }
+}
+
+/// What the sequences that run look drafts up in.
+fn drafts_bytes(config: &Config, options: &Options) -> u64 {
+    if !options.speculation {
+        return 0;
+    }
+    let index = NgramIndex::bytes(options.context_of(config)) as u64;
+    index.saturating_mul(options.sequences_max as u64)
 }
 
 fn scratch_bytes(config: &Config, options: &Options) -> u64 {

@@ -2,14 +2,14 @@
 //! exceed the cache, and a sequence that left has given all its blocks back, to be free or kept for its owner's next.
 use crate::emit::{Flow, Outlet};
 use crate::forward::{Runner, Slice};
-use crate::options::SEQUENCES_MAX;
+use crate::options::{LOGIT_ROWS, SEQUENCES_MAX};
 use crate::pace::Pace;
 use crate::sampling::Candidates;
-use crate::sequence::{Next, Sequence, Voice};
+use crate::sequence::{Next, Sequence, Tally, Voice};
 use crate::shares::{Holder, Reader, Shares, deal, gives_way, rank};
+use crate::speculation::RowCost;
 use crate::{EngineError, KvBlocks, Model, Options, Request};
 use hyprstream_kernels::{KV_BLOCK, Pool};
-use hyprstream_protocol::JobState;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -28,6 +28,9 @@ pub struct Runtime {
     shares: Shares,
     pace: Pace,
     readers: Vec<Reader>,
+    row_cost: RowCost,
+    /// What speculation came to since it was last asked for.
+    tally: Tally,
     options: Options,
 }
 
@@ -58,6 +61,8 @@ impl Runtime {
             shares: Shares::default(),
             pace: Pace::new(options.prefill_tokens_max),
             readers: Vec::with_capacity(options.sequences_max),
+            row_cost: RowCost::default(),
+            tally: Tally::default(),
             options: options.clone(),
         })
     }
@@ -89,7 +94,7 @@ impl Runtime {
         self.shares
             .retain(|uid| waiting.iter().chain(running).any(|s| s.uid == uid));
         self.shares.enter(request.uid);
-        let sequence = Sequence::new(request, self.context, self.serial);
+        let sequence = Sequence::new(request, self.context, self.serial, self.options.speculation);
         self.waiting.push_back(sequence);
         self.serial += 1;
     }
@@ -119,6 +124,9 @@ impl Runtime {
         }
         let seconds = started.elapsed().as_secs_f32();
         self.pace.observe(load.answering, load.reading, seconds);
+        if load.reading == 0 {
+            self.row_cost.measure(load.answering, seconds);
+        }
         // What was computed from a file that changed meanwhile must not go out.
         if !self.refuse_damaged() {
             self.advance(ended);
@@ -251,9 +259,8 @@ impl Runtime {
     fn park(&mut self, at: usize, now: Instant) {
         let sequence = &mut self.running[at];
         keep(&mut self.runner, sequence);
-        (sequence.cached, sequence.planned) = (0, 0);
+        sequence.rest();
         (sequence.parked, sequence.queued) = (true, now);
-        sequence.progress.set_state(JobState::Queued);
     }
 
     fn queue_parked(&mut self) {
@@ -283,6 +290,8 @@ impl Runtime {
                 load.answering += 1;
             }
         }
+        // Half of what is left at most, so that prompts get on.
+        load.answering += self.draft((step_max - load.answering) / 2);
         let budget = self.pace.prompt_tokens(load.answering);
         self.plan_readers(budget.min(step_max - load.answering), now);
         self.queue_parked();
@@ -293,6 +302,38 @@ impl Runtime {
         };
         (load.answering, load.reading) = (planned(true), planned(false));
         (load.answering + load.reading > 0).then_some(load)
+    }
+
+    /// Drafts tokens for the sequences that answer, `budget` in all at most, and one tile of logits together with what is
+    /// planned. The more sequences share a step, the less a row may cost.
+    fn draft(&mut self, budget: usize) -> usize {
+        let mut left = self.running.iter().filter(|s| s.planned > 0).count();
+        let mut rows = budget.min(LOGIT_ROWS.saturating_sub(left));
+        let mut drafted = 0;
+        let measured = || self.row_cost.share(left);
+        let cost = self.options.draft_cost.unwrap_or_else(measured);
+        for sequence in self.running.iter_mut().filter(|s| s.planned > 0) {
+            let max = sequence.drafts_max(self.context).min(rows.div_ceil(left.max(1)));
+            left = left.saturating_sub(1);
+            if max == 0 {
+                continue;
+            }
+            let count = sequence.draft(max, cost);
+            let tokens = sequence.cached + 1 + count;
+            // Nobody gives way for a guess.
+            if self.runner.cache().reserve(&mut sequence.table, tokens).is_err() {
+                sequence.undraft(count);
+                continue;
+            }
+            rows -= count;
+            drafted += count;
+        }
+        drafted
+    }
+
+    /// What speculation came to since the last call.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
     }
 
     fn plan_readers(&mut self, budget: usize, now: Instant) {
@@ -375,7 +416,9 @@ impl Runtime {
                 continue;
             }
             let sequence = &mut self.running[at];
+            let before = sequence.tally();
             let next = sequence.advance(self.context);
+            self.tally.add(sequence.tally().since(before));
             if next == Ok(Next::Goes) {
                 let uid = sequence.uid;
                 let (table, computed) = sequence.computed();

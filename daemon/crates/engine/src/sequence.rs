@@ -3,6 +3,7 @@
 use crate::emit::Outlet;
 use crate::forward::{Logits, Slice};
 use crate::sampling::{Candidates, Chosen, top_logprobs};
+use crate::speculation::{DRAFT_MAX, Speculation};
 use crate::stop::{Matched, StopMatcher};
 use crate::{BlockTable, EngineError, Model, Progress, Request, Sampler, SamplingParams};
 use hyprstream_kernels::log_sum_exp;
@@ -28,6 +29,7 @@ pub struct Sequence {
     /// Prompt tokens that were found in the KV cache when it first ran.
     pub reused: usize,
     pub model: Arc<Model>,
+    /// Between the plan of a step and its end, the newest ones may be drafts.
     pub tokens: Vec<u32>,
     /// How many of the tokens were given.
     pub prompt: usize,
@@ -40,6 +42,10 @@ pub struct Sequence {
     pub progress: Arc<Progress>,
     voice: Voice,
     text: Text,
+    speculation: Option<Speculation>,
+    /// Draft tokens in the step at hand: the last ones of `tokens`.
+    drafts: usize,
+    tally: Tally,
     /// Prompt tokens whose events are out, where `echo` was asked for.
     reported: usize,
     echo: bool,
@@ -49,10 +55,24 @@ pub struct Sequence {
 /// What turns logits into tokens, apart from the tokens themselves, so that a step can read those meanwhile.
 pub struct Voice {
     sampler: Sampler,
-    chosen: Option<Option<Chosen>>,
+    /// What follows the newest token that is certain, and each draft token that was chosen as well.
+    chosen: Vec<Chosen>,
+    /// Tokens before this position are certain.
+    known: usize,
+    /// Nothing more can be said in this step: the rest of the draft is wrong.
+    silent: bool,
+    /// The last logits that counted were not finite.
+    lost: bool,
     heard: Vec<Chosen>,
     prompt: usize,
     reported: usize,
+}
+
+/// Tokens that speculation drafted, and those among them that saved a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub drafted: u32,
+    pub accepted: u32,
 }
 
 struct Text {
@@ -74,7 +94,7 @@ pub enum Next {
 }
 
 impl Sequence {
-    pub fn new(request: Request, context: usize, serial: u64) -> Sequence {
+    pub fn new(request: Request, context: usize, serial: u64, speculation: bool) -> Sequence {
         let Request {
             id,
             uid,
@@ -95,9 +115,13 @@ impl Sequence {
         progress.set_state(JobState::Queued);
         let decode = model.tokenizer().map(|tokenizer| tokenizer.stream(&tokens));
         let stop = StopMatcher::new(sampling.stop.clone());
+        let speculation = (speculation && sampling.speculation).then(|| Speculation::new(longest));
         let voice = Voice {
             sampler: Sampler::new(sampling),
-            chosen: None,
+            chosen: Vec::with_capacity(if speculation.is_some() { DRAFT_MAX + 1 } else { 1 }),
+            known: prompt,
+            silent: false,
+            lost: false,
             heard: Vec::new(),
             prompt,
             reported: 0,
@@ -120,6 +144,9 @@ impl Sequence {
             progress,
             voice,
             text: Text { decode, stop },
+            speculation,
+            drafts: 0,
+            tally: Tally::default(),
             reported: 0,
             echo,
             clock: Clock {
@@ -137,7 +164,7 @@ impl Sequence {
 
     /// Tokens that are not in the KV cache yet.
     pub fn pending(&self) -> usize {
-        self.tokens.len() - self.cached
+        self.tokens.len() - self.drafts - self.cached
     }
 
     /// The role of the tokens that come next: given ones, or generated ones, which after an eviction may be many.
@@ -165,8 +192,54 @@ impl Sequence {
         self.planned == 0 && !self.parked && !self.outlet.is_blocked()
     }
 
+    /// How many tokens could be drafted for the step at hand: one less than the answer may still grow by.
+    pub fn drafts_max(&self, context: usize) -> usize {
+        if self.speculation.is_none() || self.planned != 1 || !self.is_answering() {
+            return 0;
+        }
+        let answer = self.params().max_tokens.saturating_sub(self.generated());
+        answer
+            .min(context.saturating_sub(self.tokens.len()))
+            .saturating_sub(1)
+    }
+
+    /// Adds up to `max` draft tokens to the step at hand and returns how many.
+    pub fn draft(&mut self, max: usize, cost: f32) -> usize {
+        let Some(speculation) = &mut self.speculation else {
+            return 0;
+        };
+        let (model, ignored) = (&self.model, self.voice.sampler.params().ignore_eos);
+        let ends = |token| !ignored && model.is_end(token);
+        self.drafts = speculation.draft(&mut self.tokens, cost, max, &ends);
+        self.planned += self.drafts;
+        self.drafts
+    }
+
+    /// Takes the last `count` draft tokens out of the step at hand.
+    pub fn undraft(&mut self, count: usize) {
+        let count = count.min(self.drafts);
+        self.tokens.truncate(self.tokens.len() - count);
+        self.drafts -= count;
+        self.planned -= count;
+    }
+
+    /// Leaves the step at hand; its blocks are gone, so everything is to be computed anew.
+    pub fn rest(&mut self) {
+        self.undraft(self.drafts);
+        (self.cached, self.planned) = (0, 0);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.rest();
+        }
+        self.progress.set_state(JobState::Queued);
+    }
+
+    /// What speculation came to so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
     fn generated(&self) -> usize {
-        self.tokens.len() - self.prompt
+        self.tokens.len() - self.drafts - self.prompt
     }
 
     /// The tokens whose keys and values could be taken from the cache: all but the last, whose logits are needed; none
@@ -230,12 +303,14 @@ impl Sequence {
         let end = self.cached + self.planned;
         let last = end == self.tokens.len() && self.voice.sampler.params().max_tokens > 0;
         let unheard = self.wants_prompt_logprobs() && end.min(self.prompt - 1) >= self.reported.max(1);
-        let logits = match (unheard, last) {
+        let logits = match (unheard || self.drafts > 0, last) {
             (true, _) => Logits::All,
             (false, true) => Logits::Last,
             (false, false) => Logits::None,
         };
         self.voice.reported = self.reported;
+        self.voice.known = self.tokens.len() - self.drafts;
+        self.voice.silent = false;
         let slice = Slice {
             tokens: &self.tokens[self.cached..end],
             start: self.cached,
@@ -248,6 +323,8 @@ impl Sequence {
 
     /// Takes in what the step computed.
     pub fn advance(&mut self, context: usize) -> Result<Next, EngineError> {
+        let drafted = self.drafts;
+        self.undraft(drafted);
         self.cached += std::mem::take(&mut self.planned);
         self.report_prompt();
         if self.cached < self.tokens.len() {
@@ -258,13 +335,41 @@ impl Sequence {
             self.finish(FinishReason::Length, String::new());
             return Ok(Next::Ended);
         }
-        match self.voice.chosen.take() {
-            Some(Some(chosen)) => Ok(self.speak(chosen, context)),
-            Some(None) => Err(EngineError::NotFinite {
-                model: self.model.name().to_owned(),
-            }),
-            None => Err(EngineError::Fault),
+        let mut chosen = std::mem::take(&mut self.voice.chosen);
+        let next = self.answer(drafted, chosen.drain(..), context);
+        self.voice.chosen = chosen;
+        next
+    }
+
+    /// Says what was chosen. All but the last were drafts, so the cache has them already.
+    fn answer(
+        &mut self,
+        drafted: usize,
+        chosen: impl ExactSizeIterator<Item = Chosen>,
+        context: usize,
+    ) -> Result<Next, EngineError> {
+        let lost = std::mem::take(&mut self.voice.lost);
+        if chosen.len() == 0 && !lost {
+            return Err(EngineError::Fault);
         }
+        self.tally.drafted = self.tally.drafted.saturating_add(drafted as u32);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.learn(drafted, (chosen.len() + usize::from(lost)).saturating_sub(1));
+        }
+        for (at, chosen) in chosen.enumerate() {
+            if at > 0 {
+                self.cached += 1;
+                self.tally.accepted = self.tally.accepted.saturating_add(1);
+            }
+            if self.speak(chosen, context) == Next::Ended {
+                return Ok(Next::Ended);
+            }
+        }
+        if lost {
+            let model = self.model.name().to_owned();
+            return Err(EngineError::NotFinite { model });
+        }
+        Ok(Next::Goes)
     }
 
     fn report_prompt(&mut self) {
@@ -314,6 +419,8 @@ impl Sequence {
             prompt_tokens: self.prompt as u32,
             completion_tokens: self.generated() as u32,
             cached_tokens: self.reused as u32,
+            drafted_tokens: self.tally.drafted,
+            accepted_tokens: self.tally.accepted,
         };
         self.outlet.push(Ok(Event::Done {
             reason,
@@ -334,13 +441,38 @@ impl Sequence {
     }
 }
 
+impl Tally {
+    pub fn since(self, before: Tally) -> Tally {
+        Tally {
+            drafted: self.drafted.saturating_sub(before.drafted),
+            accepted: self.accepted.saturating_sub(before.accepted),
+        }
+    }
+
+    pub fn add(&mut self, other: Tally) {
+        self.drafted = self.drafted.saturating_add(other.drafted);
+        self.accepted = self.accepted.saturating_add(other.accepted);
+    }
+}
+
 impl Voice {
     /// Hears the logits of the token at `position`.
     pub fn hear(&mut self, position: usize, tokens: &[u32], logits: &mut [f32], candidates: &mut Candidates) {
         let next = position + 1;
-        if next == tokens.len() {
-            if self.sampler.params().max_tokens > 0 {
-                self.chosen = Some(self.sampler.choose(logits, tokens, self.prompt, candidates));
+        if next >= self.known {
+            if self.sampler.params().max_tokens == 0 || self.silent {
+                return;
+            }
+            // As without drafts, each token is chosen once, after the tokens before it: random numbers stay in step.
+            match self
+                .sampler
+                .choose(logits, &tokens[..next], self.prompt, candidates)
+            {
+                Some(chosen) => {
+                    self.silent = tokens.get(next).is_some_and(|&draft| draft != chosen.token);
+                    self.chosen.push(chosen);
+                }
+                None => (self.silent, self.lost) = (true, true),
             }
         } else if next < self.prompt && next >= self.reported {
             let token = tokens[next];

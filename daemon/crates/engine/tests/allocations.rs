@@ -1,5 +1,7 @@
-//! Counts what a forward step allocates once its buffers exist: nothing, for one sequence or several.
+//! Counts what a forward step, and the drafts for it, allocate once their buffers exist: nothing, for one sequence or
+//! several.
 use hyprstream_engine::forward::{Logits, Runner, Slice};
+use hyprstream_engine::speculation::Speculation;
 use hyprstream_engine::{BlockTable, Model, Options};
 use hyprstream_kernels::Pool;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -67,4 +69,27 @@ fn a_decode_step_allocates_nothing() {
     });
     assert_eq!(windows.iter().min(), Some(&0), "{windows:?}");
     assert!(best > 0);
+}
+
+#[test]
+fn drafts_allocate_nothing() {
+    let mut tokens = Vec::with_capacity(4096);
+    tokens.extend((0..64u32).map(|i| i * i % 11));
+    let mut speculation = Speculation::new(4096);
+    let mut drafted = 0;
+    let mut step = |_| {
+        let count = speculation.draft(&mut tokens, 0.0, 4, &|token| token == 99);
+        speculation.learn(count, count / 2);
+        tokens.truncate(tokens.len() - count / 2);
+        tokens.push(tokens.len() as u32 % 7);
+        drafted += count;
+    };
+    step(0);
+    let windows = [0..400, 0..400, 0..400].map(|steps| {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        steps.for_each(&mut step);
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    });
+    assert_eq!(windows.iter().min(), Some(&0), "{windows:?}");
+    assert!(drafted > 100, "{drafted}");
 }

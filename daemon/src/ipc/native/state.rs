@@ -37,6 +37,8 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
         running: small(stats.running),
         queued: small(stats.queued),
         queue_max: small(stats.queue_max),
+        drafted_tokens: stats.drafted,
+        accepted_tokens: stats.accepted,
         threads: small(stats.threads),
         isa: stats.isa.to_owned(),
         memory: Memory {

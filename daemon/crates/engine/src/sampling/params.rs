@@ -35,6 +35,8 @@ pub struct SamplingParams {
     pub stop: Vec<String>,
     /// Whether to report log-probabilities, and how many alternatives.
     pub logprobs: Option<u8>,
+    /// Whether steps may carry draft tokens; changes the speed only.
+    pub speculation: bool,
 }
 
 /// A value that is not allowed.
@@ -95,6 +97,7 @@ impl SamplingParams {
                 wanted.stop.clone()
             },
             logprobs: wanted.logprobs.or(defaults.logprobs),
+            speculation: wanted.speculation.or(defaults.speculation).unwrap_or(true),
         };
         params.check()?;
         Ok(params)
