@@ -42,7 +42,7 @@ impl Kernel for SiluMul<'_> {
 }
 
 #[inline(always)]
-fn silu_times<S: Simd>(s: S, gate: S::F32, up: S::F32) -> S::F32 {
+pub(crate) fn silu_times<S: Simd>(s: S, gate: S::F32, up: S::F32) -> S::F32 {
     let one = s.splat(1.0);
     let divisor = s.add(one, exp(s, s.sub(s.splat(0.0), gate)));
     s.mul(s.div(gate, divisor), up)

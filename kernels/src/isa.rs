@@ -11,13 +11,15 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL: 16 floats a vector.
     Avx512,
+    /// AVX-512 with VNNI: dot products of bytes.
+    Vnni,
     /// AMX tiles of int8 and bf16, where the system lets this process use them.
     Amx,
 }
 
 impl Isa {
     /// Every level, the lowest first.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Vnni, Isa::Amx];
 
     /// The best level of this processor, or the one whose name `HYPRSTREAM_ISA` has.
     /// Asking for more than the processor has gives the best that it has.
@@ -38,6 +40,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Vnni => "vnni",
             Isa::Amx => "amx",
         }
     }

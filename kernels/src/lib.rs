@@ -10,9 +10,12 @@ mod act;
 #[allow(dead_code, unused_imports)]
 mod amx;
 mod attention;
+mod input;
 mod isa;
 mod matmul;
+mod multiply;
 mod norm;
+mod packed;
 mod pool;
 mod quant;
 pub mod reference;
@@ -22,9 +25,12 @@ mod simd;
 
 pub use act::{log_softmax_at, log_sum_exp, silu_mul};
 pub use attention::{KV_BLOCK, KvFormat, KvLayer, Span, attend, kv_write};
+pub use input::{Forms, Input, Rows};
 pub use isa::Isa;
 pub use matmul::{MatrixRef, Output, matmul, matmul_many};
+pub use multiply::{Product, Weight, multiply};
 pub use norm::{add, rms_norm, rms_norm_in_place};
+pub use packed::{PACKED_LAYOUT, PackedRef, pack, packed_bytes, unpack_row};
 pub use pool::Pool;
 pub use quant::{Format, decode_row, decode_row_with};
 pub use rope::{RopeLayout, rope};

@@ -67,7 +67,7 @@ impl Kernel for Norm<'_> {
 }
 
 #[inline(always)]
-fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
+pub(crate) fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
     // Four chains, since one would wait for each multiplication.
     let mut sums = [s.splat(0.0); 4];
     let mut fours = x.chunks_exact(4 * S::LANES);

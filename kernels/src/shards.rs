@@ -27,6 +27,10 @@ impl<'a, T> Shards<'a, T> {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Elements `at..at + len`.
     ///
     /// # Safety

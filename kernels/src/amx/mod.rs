@@ -11,7 +11,7 @@ mod tiles;
 use std::arch::asm;
 use std::sync::OnceLock;
 
-use crate::simd::Avx512;
+use crate::simd::{Avx512, Vnni};
 pub(crate) use block::{Area, Target, multiply_block};
 pub(crate) use instructions::{
     tile_dpbf16ps, tile_dpbssd, tile_dpbsud, tile_dpbusd, tile_load, tile_store, tile_zero,
@@ -21,19 +21,23 @@ pub(crate) use tiles::{Shapes, Tiles};
 /// Holding it proves AMX tiles with int8 and bf16 products, and AVX-512 with VNNI, VBMI and BF16 beside them: every
 /// processor with AMX has those.
 #[derive(Clone, Copy)]
-pub(crate) struct Amx(Avx512);
+pub(crate) struct Amx(Vnni);
 
 impl Amx {
     /// Asks the system for permission the first time; the answer holds for the whole process.
     pub(crate) fn detect() -> Option<Amx> {
         static FOUND: OnceLock<bool> = OnceLock::new();
-        let avx512 = Avx512::detect()?;
+        let vnni = Vnni::detect()?;
         FOUND
             .get_or_init(|| processor_has_it() && permission())
-            .then_some(Amx(avx512))
+            .then_some(Amx(vnni))
     }
 
     pub(crate) fn avx512(self) -> Avx512 {
+        self.0.avx512()
+    }
+
+    pub(crate) fn vnni(self) -> Vnni {
         self.0
     }
 }
@@ -52,7 +56,7 @@ fn processor_has_it() -> bool {
         // SAFETY: the function is called where `xsave` was found, which includes that the system set OSXSAVE.
         unsafe { _xgetbv(0) }
     }
-    let beside = has!("avx512vnni") && has!("avx512vbmi") && has!("avx512bf16") && has!("xsave");
+    let beside = has!("avx512vbmi") && has!("avx512bf16") && has!("xsave");
     // SAFETY: `xsave` was just found.
     beside
         && __get_cpuid_max(0).0 >= 7

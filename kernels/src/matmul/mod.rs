@@ -93,7 +93,7 @@ pub fn matmul_many(pool: &Pool, x: &[f32], outputs: &mut [Output<'_>]) {
         let mut parts = [const { None }; PARTS];
         let mut pieces = 0;
         for (part, output) in parts.iter_mut().zip(outputs) {
-            let part = part.insert(Part::new(x, output));
+            let part = part.insert(Part::new(x, output.w, output.bias, output.y, false));
             pieces += part.pieces();
         }
         let level = pool.level();
@@ -110,33 +110,33 @@ pub fn matmul_many(pool: &Pool, x: &[f32], outputs: &mut [Output<'_>]) {
 }
 
 /// One product on its way through the pool.
-struct Part<'a> {
+pub(crate) struct Part<'a> {
     w: MatrixRef<'a>,
     bias: Option<&'a [f32]>,
     x: &'a [f32],
     y: Shards<'a, f32>,
+    /// Whether outputs are added to what `y` holds.
+    add: bool,
     tokens: usize,
     row_bytes: usize,
     piece_rows: usize,
 }
 
 impl<'a> Part<'a> {
-    fn new(x: &'a [f32], output: &'a mut Output<'_>) -> Part<'a> {
-        let w = output.w;
+    pub(crate) fn new(
+        x: &'a [f32],
+        w: MatrixRef<'a>,
+        bias: Option<&'a [f32]>,
+        y: &'a mut [f32],
+        add: bool,
+    ) -> Part<'a> {
         let whole = MatrixRef::new(w.format, w.rows, w.cols, w.bytes).is_some();
         assert!(whole, "bytes and shape of the weights agree");
         let row_bytes = w.bytes.len() / w.rows.max(1);
         let tokens = x.len().checked_div(w.cols).unwrap_or(0);
         assert_eq!(tokens * w.cols, x.len(), "x is [tokens, cols]");
-        assert_eq!(
-            tokens.checked_mul(w.rows),
-            Some(output.y.len()),
-            "y is [tokens, rows]"
-        );
-        assert!(
-            output.bias.is_none_or(|bias| bias.len() == w.rows),
-            "bias is [rows]"
-        );
+        assert_eq!(tokens.checked_mul(w.rows), Some(y.len()), "y is [tokens, rows]");
+        assert!(bias.is_none_or(|bias| bias.len() == w.rows), "bias is [rows]");
         let piece_rows = if tokens == 1 {
             (PIECE_BYTES / row_bytes.max(1)).next_multiple_of(4).max(4)
         } else {
@@ -144,9 +144,10 @@ impl<'a> Part<'a> {
         };
         Part {
             w,
-            bias: output.bias,
+            bias,
             x,
-            y: Shards::new(output.y),
+            y: Shards::new(y),
+            add,
             tokens,
             row_bytes,
             piece_rows,
@@ -158,7 +159,7 @@ impl<'a> Part<'a> {
         &self.w.bytes[i * self.row_bytes..(i + 1) * self.row_bytes]
     }
 
-    fn pieces(&self) -> usize {
+    pub(crate) fn pieces(&self) -> usize {
         if self.tokens == 0 {
             0
         } else {
@@ -166,7 +167,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn run(&self, level: Level, piece: usize) {
+    pub(crate) fn run(&self, level: Level, piece: usize) {
         let first = piece * self.piece_rows;
         let rows = self.piece_rows.min(self.w.rows - first);
         if self.tokens == 1 {
@@ -211,15 +212,20 @@ impl<D: Decoder> Kernel for OneToken<'_, D> {
         let mut fours = y.chunks_exact_mut(4);
         let mut row = self.first;
         for y in &mut fours {
-            y.copy_from_slice(&rows::dot::<S, D, 4>(
-                s,
-                std::array::from_fn(|r| self.part.row(row + r)),
-                x,
-            ));
+            let mut start = [0.0; 4];
+            if self.part.add {
+                start.copy_from_slice(y);
+            }
+            let mut four: [&[u8]; 4] = [&[]; 4];
+            for (r, bytes) in four.iter_mut().enumerate() {
+                *bytes = self.part.row(row + r);
+            }
+            y.copy_from_slice(&rows::dot::<S, D, 4>(s, four, x, start));
             row += 4;
         }
         for y in fours.into_remainder() {
-            *y = rows::dot::<S, D, 1>(s, [self.part.row(row)], x)[0];
+            let start = if self.part.add { *y } else { 0.0 };
+            *y = rows::dot::<S, D, 1>(s, [self.part.row(row)], x, [start, 0.0, 0.0, 0.0])[0];
             row += 1;
         }
     }

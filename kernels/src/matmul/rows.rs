@@ -7,10 +7,15 @@ use super::CHUNK;
 use crate::quant::decode::{Decoder, padded};
 use crate::simd::Simd;
 
-/// Dot products of `R` (at most 4) rows with `x`; the other results are zero.
+/// `start` plus the dot products of `R` (at most 4) rows with `x`; the other results mean nothing.
 #[inline(always)]
-pub(super) fn dot<S: Simd, D: Decoder, const R: usize>(s: S, rows: [&[u8]; R], x: &[f32]) -> [f32; 4] {
-    let mut total = [0.0; 4];
+pub(super) fn dot<S: Simd, D: Decoder, const R: usize>(
+    s: S,
+    rows: [&[u8]; R],
+    x: &[f32],
+    start: [f32; 4],
+) -> [f32; 4] {
+    let mut total = start;
     for (index, x) in x.chunks(CHUNK).enumerate() {
         let from = index * (CHUNK / D::LEN) * D::BYTES;
         let mut chunk: [&[u8]; R] = [&[]; R];
@@ -18,11 +23,7 @@ pub(super) fn dot<S: Simd, D: Decoder, const R: usize>(s: S, rows: [&[u8]; R], x
             *chunk = &row[from..];
         }
         let sums = dot_chunk::<S, D, R>(s, chunk, x);
-        if index == 0 {
-            total = sums;
-        } else {
-            total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
-        }
+        total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
     }
     total
 }

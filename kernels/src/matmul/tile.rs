@@ -126,8 +126,9 @@ fn block<S: Simd, const T: usize>(s: S, part: &Part<'_>, tile: &[f32], place: Pl
         let sums = s.sum4(sums);
         // SAFETY: these rows of `y` belong to this piece alone, and the piece runs on one thread.
         let y = unsafe { part.y.part((token + t) * part.w.rows + row, rows) };
-        if from == 0 {
-            y.copy_from_slice(&sums[..rows]);
+        if from == 0 && !part.add {
+            // As added to zero, which makes a negative zero positive.
+            y.iter_mut().zip(sums).for_each(|(y, sum)| *y = 0.0 + sum);
         } else {
             y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
         }

@@ -234,6 +234,40 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn store_bf16(self, to: &mut [u16], v: F) {
+        assert!(to.len() >= LANES);
+        // SAFETY: the token proves the instructions; the length was checked.
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+            // Rounding could carry the bits of a NaN over into another number.
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let rounded = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0_0000), nan);
+            let high = _mm256_srli_epi32::<16>(rounded);
+            let packed = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256::<1>(high));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), packed);
+        }
+    }
+    #[inline(always)]
+    fn store_i8(self, to: &mut [i8], v: I) {
+        assert!(to.len() >= LANES);
+        // SAFETY: the token proves the instructions; the length was checked.
+        unsafe {
+            let words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            _mm_storel_epi64(to.as_mut_ptr().cast(), _mm_packs_epi16(words, words));
+        }
+    }
+    #[inline(always)]
+    fn highest(self, v: F) -> f32 {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+    #[inline(always)]
     fn half(self, from: &[u8]) -> f32 {
         let bits = i16::from_le_bytes([from[0], from[1]]);
         // SAFETY: the token proves the instruction.

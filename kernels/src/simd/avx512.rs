@@ -240,6 +240,34 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn store_bf16(self, to: &mut [u16], v: F) {
+        assert!(to.len() >= LANES);
+        // SAFETY: the token proves the instructions; the length was checked.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            // Rounding could carry the bits of a NaN over into another number.
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0_0000));
+            _mm256_storeu_si256(
+                to.as_mut_ptr().cast(),
+                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded)),
+            );
+        }
+    }
+    #[inline(always)]
+    fn store_i8(self, to: &mut [i8], v: I) {
+        assert!(to.len() >= LANES);
+        // SAFETY: the token proves the instruction; the length was checked.
+        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v)) }
+    }
+    #[inline(always)]
+    fn highest(self, v: F) -> f32 {
+        // SAFETY: the token proves the instructions.
+        unsafe { _mm512_reduce_max_ps(v) }
+    }
+    #[inline(always)]
     fn half(self, from: &[u8]) -> f32 {
         let bits = i16::from_le_bytes([from[0], from[1]]);
         // SAFETY: the token proves the instruction.

@@ -5,6 +5,7 @@
 //! instructions; everything below it must be `#[inline(always)]` to become part of that function.
 
 mod exp;
+pub(crate) mod int8;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -22,6 +23,8 @@ pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
 pub(crate) use exp::exp;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use int8::Vnni;
 pub(crate) use scalar::Scalar;
 
 /// Work that runs with the vectors of one instruction set.
@@ -107,6 +110,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn halves_at(self, from: *const u16) -> Self::F32;
     /// f16 into the first `LANES` of `to`, rounded to nearest even.
     fn store_half(self, to: &mut [u16], v: Self::F32);
+    /// bf16 into the first `LANES` of `to`, rounded to nearest even.
+    fn store_bf16(self, to: &mut [u16], v: Self::F32);
+    /// The lowest bytes into the first `LANES` of `to`; values that fit in one.
+    fn store_i8(self, to: &mut [i8], v: Self::I32);
+    /// The greatest of all lanes. None may be NaN.
+    fn highest(self, v: Self::F32) -> f32;
     /// One f16 in the first two bytes.
     fn half(self, from: &[u8]) -> f32;
     /// One f16 in the first two bytes, in all lanes.
@@ -121,6 +130,9 @@ pub(crate) enum Level {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// Vectors as `Avx512`, and dot products of bytes.
+    #[cfg(target_arch = "x86_64")]
+    Vnni(Vnni),
     /// Vectors as `Avx512`, and tiles.
     #[cfg(target_arch = "x86_64")]
     Amx(Amx),
@@ -135,6 +147,11 @@ impl Level {
                 && let Some(token) = Amx::detect()
             {
                 return Level::Amx(token);
+            }
+            if isa >= Isa::Vnni
+                && let Some(token) = Vnni::detect()
+            {
+                return Level::Vnni(token);
             }
             if isa >= Isa::Avx512
                 && let Some(token) = Avx512::detect()
@@ -175,6 +192,8 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => Isa::Avx512,
             #[cfg(target_arch = "x86_64")]
+            Level::Vnni(_) => Isa::Vnni,
+            #[cfg(target_arch = "x86_64")]
             Level::Amx(_) => Isa::Amx,
         }
     }
@@ -186,6 +205,8 @@ impl Level {
             Level::Avx2(token) => token.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(token) => token.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Vnni(token) => token.avx512().run(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Amx(token) => token.avx512().run(kernel),
         }

@@ -185,6 +185,22 @@ impl Simd for Scalar {
             .for_each(|(to, v)| *to = f16::from_f32(v).to_bits());
     }
     #[inline(always)]
+    fn store_bf16(self, to: &mut [u16], v: F) {
+        let to = &mut to[..LANES];
+        to.iter_mut()
+            .zip(v)
+            .for_each(|(to, v)| *to = bf16::from_f32(v).to_bits());
+    }
+    #[inline(always)]
+    fn store_i8(self, to: &mut [i8], v: I) {
+        let to = &mut to[..LANES];
+        to.iter_mut().zip(v).for_each(|(to, v)| *to = v as i8);
+    }
+    #[inline(always)]
+    fn highest(self, v: F) -> f32 {
+        v.iter().fold(v[0], |a, &b| if a > b { a } else { b })
+    }
+    #[inline(always)]
     fn half(self, from: &[u8]) -> f32 {
         f16::from_le_bytes([from[0], from[1]]).to_f32()
     }

@@ -81,3 +81,47 @@ pub fn pools() -> Vec<Pool> {
 pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
+
+/// The formats that have a packed form.
+pub const PACKED: [Format; 13] = [
+    Format::Q8_0,
+    Format::Q4_0,
+    Format::Q4_1,
+    Format::Q5_0,
+    Format::Q5_1,
+    Format::Q2_K,
+    Format::Q3_K,
+    Format::Q4_K,
+    Format::Q5_K,
+    Format::Q6_K,
+    Format::IQ4_NL,
+    Format::IQ4_XS,
+    Format::MXFP4,
+];
+
+/// Bytes on a 64-byte boundary.
+pub struct Aligned {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct Line([u8; 64]);
+
+impl Aligned {
+    pub fn new(len: usize) -> Aligned {
+        let lines = vec![Line([0; 64]); len.div_ceil(64)];
+        Aligned { lines, len }
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: a line is 64 bytes, and there are enough of them.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}

@@ -14,7 +14,7 @@ pub(crate) struct IQ4NL;
 pub(crate) struct MXFP4;
 
 /// The numbers of 4-bit floats (one bit of mantissa, two of exponent) times two, plus 128.
-const MXFP4_VALUES: [u8; 16] = [
+pub(crate) const MXFP4_VALUES: [u8; 16] = [
     128, 129, 130, 131, 132, 134, 136, 140, 128, 127, 126, 125, 124, 122, 120, 116,
 ];
 
@@ -152,7 +152,7 @@ impl Decoder for IQ4NL {
 
 /// Half of two to the power of `e - 127`: half, since the table has twice the values.
 #[inline(always)]
-fn half_power(e: u8) -> f32 {
+pub(crate) fn half_power(e: u8) -> f32 {
     f32::from_bits(if e < 2 {
         0x0020_0000 << e
     } else {

@@ -8,7 +8,7 @@ mod plain;
 mod super_blocks;
 
 use crate::simd::Simd;
-pub(crate) use legacy::{IQ4NL, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+pub(crate) use legacy::{IQ4NL, MXFP4, MXFP4_VALUES, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, half_power};
 pub(crate) use plain::{BF16, F16, F32};
 pub(crate) use super_blocks::{IQ4XS, Q2K, Q3K, Q4K, Q5K, Q6K};
 
@@ -25,7 +25,7 @@ pub(crate) trait Decoder: Send + Sync {
 const PLAIN: usize = 32;
 
 /// What the 4-bit values of IQ4_NL and IQ4_XS stand for, plus 128.
-const IQ4_VALUES: [u8; 16] = [
+pub(crate) const IQ4_VALUES: [u8; 16] = [
     1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241,
 ];
 

@@ -1,0 +1,186 @@
+//! Products of weight matrices with activations, several matrices in one pass over the pool and over the weights.
+//!
+//! Invariant: a token's outputs depend on its own row and on its role (see `Rows`), not on the other rows, their number,
+//! or the number of threads.
+
+mod int8;
+
+use crate::input::Input;
+use crate::matmul::{self, MatrixRef};
+use crate::packed::layout::PANEL;
+use crate::packed::{PackedRef, packed_bytes};
+use crate::pool::Pool;
+use crate::shards::Shards;
+use crate::simd::Level;
+
+/// Products that share one pass; more than these take several.
+const PARTS: usize = 8;
+
+/// Weights of one piece: long enough that the counter and the start of its streams cost little.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A weight matrix.
+#[derive(Clone, Copy, Debug)]
+pub enum Weight<'a> {
+    /// As it lies in the file.
+    Plain(MatrixRef<'a>),
+    /// Packed.
+    Packed(PackedRef<'a>),
+}
+
+impl Weight<'_> {
+    /// Outputs and inputs.
+    pub fn shape(&self) -> (usize, usize) {
+        match self {
+            Weight::Plain(w) => (w.rows, w.cols),
+            Weight::Packed(w) => (w.rows, w.cols),
+        }
+    }
+}
+
+/// One product of `multiply`.
+pub struct Product<'a> {
+    /// The weights.
+    pub w: Weight<'a>,
+    /// Added to every row's outputs: `[w.rows]`.
+    pub bias: Option<&'a [f32]>,
+    /// The result: `[rows.total(), w.rows]`.
+    pub y: &'a mut [f32],
+    /// Whether the result is added to `y`, as a residual, or replaces it.
+    pub add: bool,
+}
+
+/// `y[t, o] (+)= sum_i w[o, i] * x[t, i] (+ bias[o])` for all products, with the rows that `input` holds. No allocation.
+///
+/// # Panics
+/// If shapes disagree, or `input` was not given the form that a product's weights need.
+pub fn multiply(pool: &Pool, input: &Input, products: &mut [Product<'_>]) {
+    for products in products.chunks_mut(PARTS) {
+        let mut parts = [const { None }; PARTS];
+        let mut pieces = 0;
+        for (part, product) in parts.iter_mut().zip(products) {
+            let part = part.insert(Part::new(pool, input, product));
+            pieces += part.pieces();
+        }
+        let level = pool.level();
+        pool.run(pieces, &|piece| {
+            let mut piece = piece;
+            for part in parts.iter().flatten() {
+                if piece < part.pieces() {
+                    return part.run(level, piece);
+                }
+                piece -= part.pieces();
+            }
+        });
+    }
+}
+
+enum Part<'a> {
+    Plain(matmul::Part<'a>),
+    Packed(Packed<'a>),
+}
+
+impl<'a> Part<'a> {
+    fn new(pool: &Pool, input: &'a Input, product: &'a mut Product<'_>) -> Part<'a> {
+        let (rows, cols) = product.w.shape();
+        assert_eq!(cols, input.cols, "weights and input agree");
+        assert_eq!(
+            input.rows.total().checked_mul(rows),
+            Some(product.y.len()),
+            "y is [rows, w.rows]"
+        );
+        assert!(
+            product.bias.is_none_or(|bias| bias.len() == rows),
+            "bias is [w.rows]"
+        );
+        match product.w {
+            Weight::Plain(w) => Part::Plain(matmul::Part::new(
+                input.plain(),
+                w,
+                product.bias,
+                product.y,
+                product.add,
+            )),
+            Weight::Packed(w) => Part::Packed(Packed::new(pool, input, w, product)),
+        }
+    }
+
+    fn pieces(&self) -> usize {
+        match self {
+            Part::Plain(part) => part.pieces(),
+            Part::Packed(part) => part.pieces(),
+        }
+    }
+
+    fn run(&self, level: Level, piece: usize) {
+        match self {
+            Part::Plain(part) => part.run(level, piece),
+            Part::Packed(part) => part.run(level, piece),
+        }
+    }
+}
+
+/// A product of packed weights on its way through the pool.
+struct Packed<'a> {
+    w: PackedRef<'a>,
+    input: &'a Input,
+    bias: Option<&'a [f32]>,
+    y: Shards<'a, f32>,
+    add: bool,
+    piece_panels: usize,
+}
+
+impl<'a> Packed<'a> {
+    fn new(pool: &Pool, input: &'a Input, w: PackedRef<'a>, product: &'a mut Product<'_>) -> Packed<'a> {
+        let whole = PackedRef::new(w.format, w.rows, w.cols, w.bytes).is_some();
+        assert!(whole, "bytes and shape of the weights agree");
+        let panel_bytes = packed_bytes(w.format, PANEL, w.cols).unwrap_or(0).max(1);
+        // Each piece walks several streams, and each thread gets a few pieces.
+        let share = w.panels().div_ceil(2 * pool.threads());
+        let piece_panels = (PIECE_BYTES / panel_bytes)
+            .min(share)
+            .next_multiple_of(int8::STREAMS)
+            .max(int8::STREAMS);
+        Packed {
+            w,
+            input,
+            bias: product.bias,
+            y: Shards::new(product.y),
+            add: product.add,
+            piece_panels,
+        }
+    }
+
+    fn pieces(&self) -> usize {
+        if self.input.rows.total() == 0 {
+            0
+        } else {
+            self.w.panels().div_ceil(self.piece_panels)
+        }
+    }
+
+    /// Computes the outputs of the piece's panels for all rows.
+    fn run(&self, level: Level, piece: usize) {
+        let first = piece * self.piece_panels;
+        let panels = first..self.w.panels().min(first + self.piece_panels);
+        // Rows `..int8_rows` are in int8: generated tokens, or all where there are no tiles. A path by tiles for many of
+        // them, and the path of the rows after them in bf16, begin here, with the same panels.
+        int8::rows(level, self, panels, 0..self.input.int8_rows);
+    }
+
+    /// Puts the outputs of one row for the rows of weights from `first` in their place.
+    fn store(&self, row: usize, first: usize, values: &[f32]) {
+        // SAFETY: these columns of `y` belong to this piece alone, and the piece runs on one thread.
+        let y = unsafe { self.y.part(row * self.w.rows + first, values.len()) };
+        match (self.bias, self.add) {
+            (None, false) => y.copy_from_slice(values),
+            (None, true) => y.iter_mut().zip(values).for_each(|(y, v)| *y += v),
+            (Some(bias), add) => {
+                for ((y, v), bias) in y.iter_mut().zip(values).zip(&bias[first..]) {
+                    let sum = v + bias;
+                    *y = if add { *y + sum } else { sum };
+                }
+            }
+        }
+    }
+}
