@@ -6,6 +6,8 @@
 //! others do its share; the caller waits only for pieces that are under way. Workers look for the next run for
 //! `SPIN` and then sleep, so an idle pool costs nothing.
 
+mod courtesy;
+
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -15,8 +17,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use rustix::thread::sched_getcpu;
+
 use crate::isa::Isa;
 use crate::simd::Level;
+use courtesy::{Caller, Worker};
 
 /// How long a worker looks for the next run before it sleeps, and a caller for its last piece. About the gap between
 /// two kernels of a step, which the engine fills with serial work.
@@ -42,7 +47,7 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     /// One run at a time.
-    turn: Mutex<()>,
+    turn: Mutex<Caller>,
     level: Level,
 }
 
@@ -53,6 +58,9 @@ struct Shared {
     job: UnsafeCell<Job>,
     sleeping: AtomicUsize,
     caller_sleeps: AtomicBool,
+    /// Where the caller of the run works, and whether others want its core.
+    caller_core: AtomicUsize,
+    crowded: AtomicBool,
     quit: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     lock: Mutex<()>,
@@ -95,6 +103,8 @@ impl Pool {
             }),
             sleeping: AtomicUsize::new(0),
             caller_sleeps: AtomicBool::new(false),
+            caller_core: AtomicUsize::new(0),
+            crowded: AtomicBool::new(false),
             quit: AtomicBool::new(false),
             panic: Mutex::new(None),
             lock: Mutex::new(()),
@@ -104,7 +114,7 @@ impl Pool {
         let mut pool = Pool {
             shared,
             workers: Vec::new(),
-            turn: Mutex::new(()),
+            turn: Mutex::new(Caller::new()),
             level: Level::of(isa),
         };
         for index in 1..threads.min(WORKERS_MAX) {
@@ -141,7 +151,10 @@ impl Pool {
             (0..pieces).for_each(f);
             return;
         }
-        let turn = held(&self.turn);
+        let mut caller = held(&self.turn);
+        caller.starts();
+        self.shared.caller_core.store(sched_getcpu(), Ordering::Relaxed);
+        self.shared.crowded.store(caller.crowded, Ordering::Relaxed);
         // SAFETY: only the lifetime is changed. `close` below returns when no worker is inside the run, and workers
         // use the pointer only inside; nothing between here and there unwinds, since `take_pieces` catches.
         let piece: *const Piece = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), _>(f) };
@@ -149,10 +162,11 @@ impl Pool {
             pieces,
             piece: Some(piece),
         });
-        self.shared.take_pieces(pieces, f);
+        self.shared.take_pieces(pieces, f, &mut || true);
+        caller.ends();
         self.shared.close();
         let panic = held(&self.shared.panic).take();
-        drop(turn);
+        drop(caller);
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
@@ -208,8 +222,8 @@ impl Shared {
         self.caller_sleeps.store(false, Ordering::SeqCst);
     }
 
-    /// Takes pieces until none is left. A panic ends the handing out and is kept for the caller.
-    fn take_pieces(&self, pieces: usize, f: &(dyn Fn(usize) + Sync)) {
+    /// Takes pieces until none is left or `goes_on` says no. A panic ends the handing out and is kept for the caller.
+    fn take_pieces(&self, pieces: usize, f: &(dyn Fn(usize) + Sync), goes_on: &mut dyn FnMut() -> bool) {
         IN_PIECE.set(true);
         let result = catch_unwind(AssertUnwindSafe(|| {
             loop {
@@ -218,6 +232,9 @@ impl Shared {
                     break;
                 }
                 f(index);
+                if !goes_on() {
+                    break;
+                }
             }
         }));
         IN_PIECE.set(false);
@@ -230,7 +247,12 @@ impl Shared {
     /// A worker's life.
     fn work(&self) {
         let mut seen = 0;
+        let mut worker = Worker::new();
         while let Some(number) = self.await_run(seen) {
+            let core = self.caller_core.load(Ordering::Relaxed);
+            if worker.rests(core, self.crowded.load(Ordering::Relaxed)) {
+                continue;
+            }
             seen = number;
             if !self.enter(number) {
                 continue;
@@ -239,7 +261,9 @@ impl Shared {
             let job = unsafe { *self.job.get() };
             if let Some(piece) = job.piece {
                 // SAFETY: as above: the caller of `run` waits for us before the closure goes.
-                self.take_pieces(job.pieces, unsafe { &*piece });
+                let piece = unsafe { &*piece };
+                let crowded = self.crowded.load(Ordering::Relaxed);
+                self.take_pieces(job.pieces, piece, &mut || worker.goes_on(crowded));
             }
             let left = self.state.fetch_sub(1, Ordering::SeqCst) - 1;
             if left & (OPEN | INSIDE) == 0 && self.caller_sleeps.load(Ordering::SeqCst) {

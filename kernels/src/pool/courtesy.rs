@@ -1,0 +1,204 @@
+//! How the threads of a pool share cores with other programs.
+//!
+//! Invariant: where nobody else computes, nothing here changes what a thread does.
+//!
+//! A worker that loses its core inside a piece holds everybody up until it gets the core back, which takes
+//! milliseconds. So a worker that lost its core works in short bursts for a while and rests in between for as long,
+//! after a whole piece, where the others can go on without it; the other program then has no reason to take the core at
+//! a bad time. Meanwhile the worker keeps off the caller's core, which would only move the trouble there.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
+
+/// How long a worker works without a rest while others want its core: shorter than a tick of any kernel, since at
+/// ticks cores are taken away. Rests are as long.
+const BURST: Duration = Duration::from_millis(1);
+
+/// How long it goes on so after it lost its core: at first, and at most. Then it tries to work without rests. Each try
+/// that fails doubles the time to the next.
+const COURTEOUS_MIN: Duration = Duration::from_millis(500);
+const COURTEOUS_MAX: Duration = Duration::from_secs(8);
+
+/// A time between two looks at the clock that makes it worth asking whether the core was lost.
+const GAP: Duration = Duration::from_millis(1);
+
+/// Over how long the caller's losses are counted, and how much of it, in percent, means that its own core is as
+/// crowded as the workers'. Then resting helps nobody: workers have their rests when the caller is off.
+const WINDOW: Duration = Duration::from_millis(100);
+const CROWDED_PERCENT: u32 = 45;
+
+/// Tells time that a thread was ready but not running.
+struct Clock {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock {
+            wall: Instant::now(),
+            cpu: cpu_time(),
+        }
+    }
+
+    /// Time lost since the last look, if it is much. The thread must not have slept since; see `slept`.
+    fn lost(&mut self, now: Instant) -> Option<Duration> {
+        let wall = now - self.wall;
+        if wall < GAP {
+            return None;
+        }
+        let cpu = cpu_time();
+        let lost = wall.saturating_sub(cpu.saturating_sub(self.cpu));
+        (self.wall, self.cpu) = (now, cpu);
+        (lost > GAP / 2).then_some(lost)
+    }
+
+    /// Forgets the time before `now`.
+    fn slept(&mut self, now: Instant) {
+        (self.wall, self.cpu) = (now, cpu_time());
+    }
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or(0),
+        time.tv_nsec.try_into().unwrap_or(0),
+    )
+}
+
+/// One worker's manners.
+pub(super) struct Worker {
+    clock: Clock,
+    /// Until when it works in bursts.
+    until: Option<Instant>,
+    courteous: Duration,
+    /// Work that no rest made up for yet.
+    debt: Duration,
+    last: Instant,
+    /// The cores it may use, and the one of them that it keeps off.
+    cores: Option<CpuSet>,
+    off: Option<usize>,
+}
+
+impl Worker {
+    /// Called on the worker's own thread.
+    pub(super) fn new() -> Worker {
+        let clock = Clock::new();
+        Worker {
+            last: clock.wall,
+            clock,
+            until: None,
+            courteous: COURTEOUS_MIN,
+            debt: Duration::ZERO,
+            cores: sched_getaffinity(None).ok(),
+            off: None,
+        }
+    }
+
+    /// Before a run. True: the worker has rested instead, and should look anew.
+    pub(super) fn rests(&mut self, caller_core: usize, crowded: bool) -> bool {
+        let now = Instant::now();
+        let idle = now - self.last;
+        if idle > GAP / 10 {
+            self.clock.slept(now);
+        }
+        self.debt = self.debt.saturating_sub(idle);
+        self.last = now;
+        if crowded || !self.is_courteous(now) {
+            self.keep_off(None);
+            return false;
+        }
+        self.keep_off(Some(caller_core));
+        if self.debt <= BURST {
+            return false;
+        }
+        thread::sleep(self.debt.min(2 * BURST));
+        true
+    }
+
+    /// After a piece: whether to take another.
+    pub(super) fn goes_on(&mut self, crowded: bool) -> bool {
+        let now = Instant::now();
+        self.debt += now - self.last;
+        self.last = now;
+        if self.clock.lost(now).is_some() {
+            self.loses(now);
+        }
+        crowded || self.debt <= BURST || !self.is_courteous(now)
+    }
+
+    fn is_courteous(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    fn loses(&mut self, now: Instant) {
+        if let Some(until) = self.until.filter(|&until| until <= now) {
+            let failed = now - until < self.courteous;
+            let doubled = (2 * self.courteous).min(COURTEOUS_MAX);
+            self.courteous = if failed { doubled } else { COURTEOUS_MIN };
+        }
+        self.until = Some(now + self.courteous);
+    }
+
+    fn keep_off(&mut self, core: Option<usize>) {
+        if self.off == core {
+            return;
+        }
+        let Some(mut cores) = self.cores else { return };
+        if let Some(core) = core {
+            cores.unset(core);
+        }
+        // Refused where it would leave no core: then the worker stays where it may be.
+        if sched_setaffinity(None, &cores).is_ok() {
+            self.off = core;
+        }
+    }
+}
+
+/// How crowded the caller's core is.
+pub(super) struct Caller {
+    clock: Clock,
+    since: Instant,
+    lost: Duration,
+    worked: Duration,
+    pub(super) crowded: bool,
+}
+
+impl Caller {
+    pub(super) fn new() -> Caller {
+        let clock = Clock::new();
+        Caller {
+            since: clock.wall,
+            clock,
+            lost: Duration::ZERO,
+            worked: Duration::ZERO,
+            crowded: false,
+        }
+    }
+
+    /// Before a run.
+    pub(super) fn starts(&mut self) {
+        let now = Instant::now();
+        if now - self.since > GAP / 10 {
+            self.clock.slept(now);
+        }
+        self.since = now;
+    }
+
+    /// When no pieces are left to take.
+    pub(super) fn ends(&mut self) {
+        let now = Instant::now();
+        self.worked += now - self.since;
+        self.since = now;
+        self.lost += self.clock.lost(now).unwrap_or_default();
+        if self.worked > WINDOW {
+            self.crowded = self.lost * 100 > self.worked * CROWDED_PERCENT;
+            self.lost /= 2;
+            self.worked /= 2;
+        }
+    }
+}
