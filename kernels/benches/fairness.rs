@@ -28,7 +28,10 @@ fn main() {
                 .collect();
             std::thread::sleep(Duration::from_millis(200));
             // A new pool, since one remembers for some seconds that others wanted its cores.
-            let pool = Pool::new(threads).expect("threads");
+            let Ok(pool) = Pool::new(threads) else {
+                eprintln!("the system refused {threads} threads");
+                std::process::exit(1);
+            };
             row.push(runs_per_second(&pool, Duration::from_secs_f64(seconds)));
             for mut hog in hogs {
                 let _ = hog.kill();
