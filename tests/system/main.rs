@@ -10,5 +10,6 @@ mod foreign;
 mod hostile;
 mod lifecycle;
 mod refusals;
+mod soak;
 mod starter;
 mod wire_scores;
