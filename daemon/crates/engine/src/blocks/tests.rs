@@ -1,3 +1,4 @@
+//! The books of the KV cache: what is found, what gives way, and that no block is ever lost or written while shared.
 use super::*;
 
 fn text(n: u32, len: usize) -> Vec<u32> {
