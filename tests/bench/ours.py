@@ -123,7 +123,8 @@ class Ours:
         took = time.perf_counter() - start
         if last.get("event") != "done":
             raise SystemExit(f"the daemon cannot load the model: {last}")
-        self.vocab = json.loads(self.call("GET", "/models/model"))["shape"]["vocab"]
+        model = json.loads(self.call("GET", "/models/model"))
+        self.vocab, self.context = model["shape"]["vocab"], model["context"]
         return took
 
     def status(self):

@@ -19,10 +19,10 @@ ROWS = [
     ("private", "of it private", "MB", 0, False),
     ("energy", "energy, 16 streams", "J/tok", 3, False),
     ("gap quiet", "between tokens of 4 streams, p95", "ms", 1, False),
-    ("gap busy", "the same while 4096 tokens are read, p95", "ms", 1, False),
+    ("gap busy", "the same while {long} tokens are read, p95", "ms", 1, False),
     ("gap longest", "the same, longest", "ms", 1, False),
     ("gap ratio", "p95 then, of the quiet one", "x", 2, False),
-    ("long first", "first token after those 4096", "s", 2, False),
+    ("long first", "first token after those {long}", "s", 2, False),
     ("share 1", "decode beside 1 busy program, of quiet", "%", 0, True),
     ("share 2", "decode beside 2 busy programs, of quiet", "%", 0, True),
 ]
@@ -53,6 +53,7 @@ class Result:
             scale = 100 if unit == "%" else 1
             better = a / b if more else b / a
             cells = [self.cell(values, scale, digits) for values in (ours, peer)]
+            words = words.format(long=self.facts["long"])
             lines.append(f"| {words} | {unit} | {cells[0]} | {cells[1]} | {better:.2f} |")
         return "\n".join(lines)
 

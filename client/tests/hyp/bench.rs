@@ -95,9 +95,10 @@ fn every_figure_is_measured_and_printed() {
             (
                 &call.body["model"],
                 &sampling["temperature"],
-                &sampling["ignore_eos"]
+                &sampling["ignore_eos"],
+                &sampling["speculation"]
             ),
-            (&json!("a/m"), &json!(0.0), &json!(true))
+            (&json!("a/m"), &json!(0.0), &json!(true), &json!(false))
         );
         assert!(
             prompts.insert(call.body["prompt"].to_string()),
