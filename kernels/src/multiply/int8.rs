@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Packed;
+use crate::Isa;
 use crate::input::Group;
 use crate::packed::Layout;
 use crate::packed::layout::{FOURS, GROUP, PANEL};
@@ -45,23 +46,38 @@ fn walk<K: Kind>(level: Level, part: &Packed<'_>, panels: Range<usize>, rows: Ra
     }
 }
 
-/// Some panels with all rows: rows are taken in fours, then one by one.
+/// Some panels with all rows, by as many rows at once as the registers hold.
 fn all_rows<K: Kind, const P: usize>(
     level: Level,
     part: &Packed<'_>,
     panels: [usize; P],
     rows: Range<usize>,
 ) {
+    let many_registers = level.isa() >= Isa::Avx512;
+    // What the first rows bring into the cache, the others find there.
+    let mut fetch = true;
     let mut row = rows.start;
-    while row + 4 <= rows.end {
-        for panel in panels {
-            level.run_int8(Block::<K, 1, 4>::new(part, [panel], row));
-        }
-        row += 4;
-    }
     while row < rows.end {
-        level.run_int8(Block::<K, P, 1>::new(part, panels, row));
-        row += 1;
+        let left = rows.end - row;
+        let count = if left >= 8 && many_registers {
+            for panel in panels {
+                level.run_int8(Block::<K, 1, 8>::new(part, [panel], row, fetch));
+            }
+            8
+        } else if left >= 4 && many_registers {
+            level.run_int8(Block::<K, P, 4>::new(part, panels, row, fetch));
+            4
+        } else if left >= 4 {
+            for panel in panels {
+                level.run_int8(Block::<K, 1, 4>::new(part, [panel], row, fetch));
+            }
+            4
+        } else {
+            level.run_int8(Block::<K, P, 1>::new(part, panels, row, fetch));
+            1
+        };
+        row += count;
+        fetch = false;
     }
 }
 
@@ -70,15 +86,18 @@ struct Block<'a, K, const P: usize, const R: usize> {
     part: &'a Packed<'a>,
     panels: [usize; P],
     row: usize,
+    /// Whether the weights may not be in the cache yet.
+    fetch: bool,
     kind: PhantomData<K>,
 }
 
 impl<'a, K: Kind, const P: usize, const R: usize> Block<'a, K, P, R> {
-    fn new(part: &'a Packed<'a>, panels: [usize; P], row: usize) -> Block<'a, K, P, R> {
+    fn new(part: &'a Packed<'a>, panels: [usize; P], row: usize, fetch: bool) -> Block<'a, K, P, R> {
         Block {
             part,
             panels,
             row,
+            fetch,
             kind: PhantomData,
         }
     }
@@ -107,7 +126,7 @@ impl<K: Kind, const P: usize, const R: usize> Int8Kernel for Block<'_, K, P, R> 
                 strips[p] = Strip::new::<T>(K::LAYOUT, w.panel(self.panels[p]), w.cols, half);
             }
             // SAFETY: strips and rows are whole, as just seen.
-            let acc = unsafe { sums::<T, K, P, R>(t, strips, half, x) };
+            let acc = unsafe { sums::<T, K, P, R>(t, strips, half, x, self.fetch) };
             for p in 0..P {
                 let first = self.panels[p] * PANEL + half * lanes;
                 let len = lanes.min(w.rows.saturating_sub(first));
@@ -156,6 +175,7 @@ unsafe fn sums<T: Int8, K: Kind, const P: usize, const R: usize>(
     strips: [Strip; P],
     half: usize,
     x: Activations,
+    fetch: bool,
 ) -> [[F32<T>; R]; P] {
     let layout = K::LAYOUT;
     let s = t.floats();
@@ -175,7 +195,7 @@ unsafe fn sums<T: Int8, K: Kind, const P: usize, const R: usize>(
             let group = block * per_block + part;
             for p in 0..P {
                 let at = strips[p].codes.wrapping_add(group * layout.group_codes());
-                if R == 1 {
+                if fetch {
                     for line in 0..layout.planes.lines() {
                         t.prefetch(at.wrapping_add(AHEAD + line * 64));
                     }

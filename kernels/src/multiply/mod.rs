@@ -7,8 +7,7 @@ mod int8;
 
 use crate::input::Input;
 use crate::matmul::{self, MatrixRef};
-use crate::packed::layout::PANEL;
-use crate::packed::{PackedRef, packed_bytes};
+use crate::packed::PackedRef;
 use crate::pool::Pool;
 use crate::shards::Shards;
 use crate::simd::Level;
@@ -16,8 +15,8 @@ use crate::simd::Level;
 /// Products that share one pass; more than these take several.
 const PARTS: usize = 8;
 
-/// Weights of one piece: long enough that the counter and the start of its streams cost little.
-const PIECE_BYTES: usize = 64 << 10;
+/// Weights of one piece, about: long enough that the counter and the start of its streams cost little.
+const PIECE_BYTES: usize = 128 << 10;
 
 /// A weight matrix.
 #[derive(Clone, Copy, Debug)]
@@ -134,11 +133,11 @@ impl<'a> Packed<'a> {
     fn new(pool: &Pool, input: &'a Input, w: PackedRef<'a>, product: &'a mut Product<'_>) -> Packed<'a> {
         let whole = PackedRef::new(w.format, w.rows, w.cols, w.bytes).is_some();
         assert!(whole, "bytes and shape of the weights agree");
-        let panel_bytes = packed_bytes(w.format, PANEL, w.cols).unwrap_or(0).max(1);
-        // Each piece walks several streams, and each thread gets a few pieces.
-        let share = w.panels().div_ceil(2 * pool.threads());
-        let piece_panels = (PIECE_BYTES / panel_bytes)
-            .min(share)
+        // The same number of pieces for each thread, and each walks several streams.
+        let share = w.bytes.len() / pool.threads() / PIECE_BYTES;
+        let piece_panels = w
+            .panels()
+            .div_ceil(pool.threads() * share.max(1))
             .next_multiple_of(int8::STREAMS)
             .max(int8::STREAMS);
         Packed {

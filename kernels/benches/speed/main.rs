@@ -1,12 +1,16 @@
-//! Prints how fast the kernels are: bytes of weights a second for one token, operations a second for many.
+//! Prints how fast the kernels are: bytes of weights a second for one token, operations a second for many, beside what
+//! the machine gives to loops that do nothing else.
 //!
-//! Invariant: weights exceed the caches, as a model's do. `cargo bench -p hyprstream-kernels -- [threads] [isa]`
+//! Invariant: weights exceed the caches, as a model's do. `cargo bench -p hyprstream-kernels -- [threads] [isa] [model]`:
+//! with `model`, only the products of a whole model.
+
+mod limits;
+mod products;
 
 use std::time::Instant;
 
-use hyprstream_kernels::{
-    Format, Isa, KV_BLOCK, KvFormat, KvLayer, MatrixRef, Pool, Span, attend, matmul, rms_norm, silu_mul,
-};
+use hyprstream_kernels::{Isa, KV_BLOCK, KvFormat, KvLayer, Pool, Span, attend, rms_norm, silu_mul};
+use limits::Limits;
 
 /// The best of some rounds, in seconds.
 fn best(rounds: usize, mut f: impl FnMut()) -> f64 {
@@ -16,36 +20,6 @@ fn best(rounds: usize, mut f: impl FnMut()) -> f64 {
         start.elapsed().as_secs_f64()
     };
     (0..rounds).map(round).fold(f64::INFINITY, f64::min)
-}
-
-fn products(pool: &Pool) {
-    // Slices of one large matrix in turn, so that weights come from memory; the best slice counts, since a slice is
-    // short enough to escape other programs.
-    let (slices, rows, cols) = (40, 3072, 1024);
-    for format in Format::ALL {
-        // Small numbers in every format; not zeros, which the system would not back with memory of their own.
-        let len = rows * format.row_bytes(cols).unwrap_or(0);
-        let bytes = vec![1; slices * len];
-        print!("{:5}", format.name());
-        for tokens in [1, 2, 4, 16, 128] {
-            let (x, mut y) = (vec![1.0; tokens * cols], vec![0.0; tokens * rows]);
-            let mut slice = bytes.chunks_exact(len).cycle();
-            let seconds = best(2 * slices, || {
-                if let Some(w) = slice
-                    .next()
-                    .and_then(|bytes| MatrixRef::new(format, rows, cols, bytes))
-                {
-                    matmul(pool, w, &x, None, &mut y);
-                }
-            });
-            let work = (2 * tokens * rows * cols) as f64 / seconds / 1e9;
-            print!("  {tokens} {work:6.1} GFLOP/s");
-            if tokens == 1 {
-                print!(" {:6.1} GB/s", len as f64 / seconds / 1e9);
-            }
-        }
-        println!();
-    }
 }
 
 fn attention(pool: &Pool) {
@@ -101,9 +75,15 @@ fn main() {
     match Pool::with_isa(threads, isa) {
         Ok(pool) => {
             println!("{} threads, {}", pool.threads(), pool.isa().name());
-            products(&pool);
-            attention(&pool);
-            rest(&pool);
+            let limits = Limits::measure(&pool);
+            limits.print();
+            products::model(&pool, &limits);
+            if words.get(2).is_none_or(|word| word != "model") {
+                products::shapes(&pool, &limits);
+                products::formats(&pool);
+                attention(&pool);
+                rest(&pool);
+            }
         }
         Err(error) => eprintln!("no threads: {error}"),
     }

@@ -1,0 +1,286 @@
+//! Products: a whole model's, each of its shapes, and each format.
+//!
+//! Invariant: weights are packed bytes of random blocks, more than the last-level cache holds.
+
+use hyprstream_kernels::{
+    Format, Forms, Input, MatrixRef, PackedRef, Pool, Product, Rows, Weight, matmul, multiply, packed_bytes,
+};
+
+use super::best;
+use super::limits::Limits;
+
+const FORMS: Forms = Forms {
+    plain: true,
+    packed: true,
+};
+
+/// Bytes of weights to walk through, about.
+const MEMORY: usize = 300 << 20;
+
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct Line(#[allow(dead_code, reason = "read as bytes")] [u8; 64]);
+
+/// Lines of bytes that are sane as scales and as codes: small, and different.
+fn lines(bytes: usize) -> Vec<Line> {
+    (0..bytes.div_ceil(64))
+        .map(|i| Line([(i % 23) as u8 + 1; 64]))
+        .collect()
+}
+
+fn bytes_of(lines: &[Line]) -> &[u8] {
+    // SAFETY: a line is 64 bytes.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 64) }
+}
+
+/// Matrices of one shape that follow one another in memory.
+struct Matrices {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    len: usize,
+    lines: Vec<Line>,
+}
+
+impl Matrices {
+    fn new(format: Format, rows: usize, cols: usize, count: usize) -> Matrices {
+        let len = packed_bytes(format, rows, cols).unwrap_or(64);
+        Matrices {
+            format,
+            rows,
+            cols,
+            len,
+            lines: lines(len * count),
+        }
+    }
+
+    fn get(&self, i: usize) -> Option<Weight<'_>> {
+        let bytes = bytes_of(&self.lines).get(i * self.len..(i + 1) * self.len)?;
+        PackedRef::new(self.format, self.rows, self.cols, bytes).map(Weight::Packed)
+    }
+
+    fn count(&self) -> usize {
+        self.lines.len() * 64 / self.len
+    }
+}
+
+/// The weights of a layer: of the second matrices in the first layers, then of the first.
+fn weight((most, first, count): &(Matrices, Matrices, usize), layer: usize) -> Option<Weight<'_>> {
+    match layer.checked_sub(*count) {
+        Some(i) => most.get(i),
+        None => first.get(layer),
+    }
+}
+
+/// All products of Qwen3-0.6B's shape in Q4_K_M: what a step costs at least.
+pub fn model(pool: &Pool, limits: &Limits) {
+    const LAYERS: usize = 28;
+    let of = |rows, cols, q6: usize| {
+        (
+            Matrices::new(Format::Q4_K, rows, cols, LAYERS - q6),
+            Matrices::new(Format::Q6_K, rows, cols, q6.max(1)),
+            q6,
+        )
+    };
+    // Half of the layers have v and down in Q6_K.
+    let (q, k, v, o) = (
+        of(2048, 1024, 0),
+        of(1024, 1024, 0),
+        of(1024, 1024, 14),
+        of(1024, 2048, 0),
+    );
+    let (gate, up, down) = (of(3072, 1024, 0), of(3072, 1024, 0), of(1024, 3072, 14));
+    let head = Matrices::new(Format::Q6_K, 151_936, 1024, 1);
+    for (decode, prefill) in [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (0, 512)] {
+        let rows = Rows { decode, prefill };
+        let total = decode + prefill;
+        let (Some(mut narrow), Some(mut wide)) = (Input::new(total, 1024), Input::new(total, 3072)) else {
+            return;
+        };
+        let x = vec![0.5; total * 3072];
+        let mut y: Vec<Vec<f32>> = [2048, 1024, 1024, 1024, 3072, 3072]
+            .iter()
+            .map(|rows| vec![0.0; total * rows])
+            .collect();
+        let mut logits = vec![0.0; decode.max(1) * 151_936];
+        let norm = vec![1.0; 1024];
+        let seconds = best(if prefill > 0 { 1 } else { 5 }, || {
+            for layer in 0..LAYERS {
+                let [yq, yk, yv, yo, yg, yu] = &mut y[..] else {
+                    return;
+                };
+                narrow.set_norm(pool, &x[..total * 1024], &norm, 1e-6, rows, FORMS);
+                run(
+                    pool,
+                    &narrow,
+                    [
+                        (weight(&q, layer), yq),
+                        (weight(&k, layer), yk),
+                        (weight(&v, layer), yv),
+                    ],
+                    false,
+                );
+                wide.set(pool, &x[..total * 2048], 2048, rows, FORMS);
+                run(pool, &wide, [(weight(&o, layer), yo)], true);
+                narrow.set_norm(pool, &x[..total * 1024], &norm, 1e-6, rows, FORMS);
+                run(
+                    pool,
+                    &narrow,
+                    [(weight(&gate, layer), yg), (weight(&up, layer), yu)],
+                    false,
+                );
+                let Some((yg, yu)) = y.get(4).zip(y.get(5)) else {
+                    return;
+                };
+                wide.set_silu_mul(pool, yg, yu, 3072, rows, FORMS);
+                run(pool, &wide, [(weight(&down, layer), &mut y[3])], true);
+            }
+            if decode > 0 {
+                narrow.set_norm(pool, &x[..decode * 1024], &norm, 1e-6, rows, FORMS);
+                run(pool, &narrow, [(head.get(0), &mut logits)], false);
+            }
+        });
+        let bytes: usize = [&q, &k, &v, &o, &gate, &up, &down]
+            .iter()
+            .map(|m| m.0.len * (LAYERS - m.2) + m.1.len * m.2)
+            .sum::<usize>()
+            + if decode > 0 { head.len } else { 0 };
+        println!(
+            "model Q4_K_M, {decode:2} decode {prefill:3} prefill rows: {:8.2} ms {:7.1} tok/s {:5.1} GB/s ({:.0}% of reading)",
+            seconds * 1e3,
+            total as f64 / seconds,
+            bytes as f64 / seconds / 1e9,
+            bytes as f64 / seconds / limits.read * 100.0
+        );
+    }
+}
+
+fn run<const N: usize>(pool: &Pool, input: &Input, of: [(Option<Weight<'_>>, &mut Vec<f32>); N], add: bool) {
+    let mut products = of.map(|(w, y)| {
+        w.map(|w| Product {
+            w,
+            bias: None,
+            y,
+            add,
+        })
+    });
+    let mut all: Vec<Product<'_>> = products.iter_mut().filter_map(Option::take).collect();
+    multiply(pool, input, &mut all);
+}
+
+/// Seconds of one product, the best of those of all matrices.
+fn one(pool: &Pool, matrices: &Matrices, rows: Rows, rounds: usize) -> f64 {
+    let total = rows.total();
+    let x = vec![0.5; total * matrices.cols];
+    let mut y = vec![0.0; total * matrices.rows];
+    let Some(mut input) = Input::new(total, matrices.cols) else {
+        return f64::NAN;
+    };
+    input.set(pool, &x, matrices.cols, rows, FORMS);
+    let mut next = 0;
+    best(rounds, || {
+        if let Some(w) = matrices.get(next % matrices.count()) {
+            let y = &mut y[..];
+            multiply(
+                pool,
+                &input,
+                &mut [Product {
+                    w,
+                    bias: None,
+                    y,
+                    add: false,
+                }],
+            );
+        }
+        next += 1;
+    })
+}
+
+fn report(pool: &Pool, matrices: &Matrices, limits: Option<&Limits>) {
+    print!(
+        "{:6} {:6} x {:4}:",
+        matrices.format.name(),
+        matrices.rows,
+        matrices.cols
+    );
+    for (decode, prefill) in [(1, 0), (4, 0), (16, 0), (0, 512)] {
+        if prefill > 0 && matrices.rows > 10_000 {
+            continue;
+        }
+        let rows = Rows { decode, prefill };
+        let seconds = one(
+            pool,
+            matrices,
+            rows,
+            if prefill > 0 { 2 } else { matrices.count().max(4) },
+        );
+        let operations = (2 * (decode + prefill) * matrices.rows * matrices.cols) as f64 / seconds;
+        match decode {
+            1 => {
+                let read = matrices.len as f64 / seconds;
+                print!("  1 {:5.1} GB/s", read / 1e9);
+                if let Some(limits) = limits {
+                    print!(" ({:3.0}%)", read / limits.read * 100.0);
+                }
+            }
+            _ => {
+                let role = if decode > 0 { "" } else { " prefill" };
+                print!("  {}{role} {:6.0} GOP/s", decode + prefill, operations / 1e9);
+                if let Some(limits) = limits {
+                    print!(" ({:3.0}%)", operations / limits.int8 * 100.0);
+                }
+            }
+        }
+    }
+    println!();
+}
+
+/// The shapes of Qwen3-0.6B in the formats of its usual files.
+pub fn shapes(pool: &Pool, limits: &Limits) {
+    for format in [Format::Q4_K, Format::Q6_K, Format::Q8_0] {
+        for (rows, cols) in [
+            (1024, 1024),
+            (2048, 1024),
+            (1024, 2048),
+            (3072, 1024),
+            (1024, 3072),
+            (151_936, 1024),
+        ] {
+            let len = packed_bytes(format, rows, cols).unwrap_or(MEMORY);
+            let matrices = Matrices::new(format, rows, cols, (MEMORY / len).max(1));
+            report(pool, &matrices, Some(limits));
+        }
+    }
+}
+
+/// Every format in one shape: packed, or as in the file.
+pub fn formats(pool: &Pool) {
+    let (rows, cols) = (3072, 1024);
+    for format in Format::ALL {
+        if let Some(len) = packed_bytes(format, rows, cols) {
+            report(pool, &Matrices::new(format, rows, cols, MEMORY / len), None);
+            continue;
+        }
+        // Small numbers in every format; not zeros, which the system would not back with memory of their own.
+        let len = rows * format.row_bytes(cols).unwrap_or(0);
+        let bytes = vec![1; MEMORY / len * len];
+        print!("{:6} {rows:6} x {cols:4}:", format.name());
+        for tokens in [1, 4, 16, 512] {
+            let (x, mut y) = (vec![1.0; tokens * cols], vec![0.0; tokens * rows]);
+            let mut slices = bytes.chunks_exact(len).cycle();
+            let seconds = best(if tokens > 16 { 2 } else { MEMORY / len }, || {
+                let w = slices.next().and_then(|b| MatrixRef::new(format, rows, cols, b));
+                if let Some(w) = w {
+                    matmul(pool, w, &x, None, &mut y);
+                }
+            });
+            if tokens == 1 {
+                print!("  1 {:5.1} GB/s", len as f64 / seconds / 1e9);
+            } else {
+                let work = (2 * tokens * rows * cols) as f64 / seconds / 1e9;
+                print!("  {tokens} {work:6.0} GOP/s");
+            }
+        }
+        println!();
+    }
+}
