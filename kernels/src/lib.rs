@@ -24,7 +24,7 @@ mod shards;
 mod simd;
 
 pub use act::{log_softmax_at, log_sum_exp, silu_mul};
-pub use attention::{KV_BLOCK, KvFormat, KvLayer, Span, attend, kv_write};
+pub use attention::{HeadNorms, KV_BLOCK, KvFormat, KvLayer, Rotation, Span, attend, place_heads};
 pub use input::{Forms, Input, Rows};
 pub use isa::Isa;
 pub use matmul::{MatrixRef, Output, matmul, matmul_many};
@@ -33,4 +33,4 @@ pub use norm::{add, rms_norm, rms_norm_in_place};
 pub use packed::{PACKED_LAYOUT, PackedRef, pack, packed_bytes, unpack_row};
 pub use pool::Pool;
 pub use quant::{Format, decode_row, decode_row_with};
-pub use rope::{RopeLayout, rope};
+pub use rope::RopeLayout;

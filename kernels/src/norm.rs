@@ -53,17 +53,22 @@ impl Kernel for Norm<'_> {
             if let Some(x) = self.x {
                 out.copy_from_slice(&x[row * self.weight.len()..][..self.weight.len()]);
             }
-            let mean = sum_of_squares(s, out) / self.weight.len() as f32;
-            let scale = s.splat(1.0 / (mean + self.eps).sqrt());
-            let (mut values, mut weights) =
-                (out.chunks_exact_mut(S::LANES), self.weight.chunks_exact(S::LANES));
-            for (x, w) in (&mut values).zip(&mut weights) {
-                s.store(x, s.mul(s.mul(s.load(x), scale), s.load(w)));
-            }
-            let (x, w) = (values.into_remainder(), weights.remainder());
-            s.store_some(x, s.mul(s.mul(s.load_some(x), scale), s.load_some(w)));
+            norm_row(s, out, self.weight, self.eps);
         }
     }
+}
+
+/// One row of the norm, in place.
+#[inline(always)]
+pub(crate) fn norm_row<S: Simd>(s: S, row: &mut [f32], weight: &[f32], eps: f32) {
+    let mean = sum_of_squares(s, row) / weight.len() as f32;
+    let scale = s.splat(1.0 / (mean + eps).sqrt());
+    let (mut values, mut weights) = (row.chunks_exact_mut(S::LANES), weight.chunks_exact(S::LANES));
+    for (x, w) in (&mut values).zip(&mut weights) {
+        s.store(x, s.mul(s.mul(s.load(x), scale), s.load(w)));
+    }
+    let (x, w) = (values.into_remainder(), weights.remainder());
+    s.store_some(x, s.mul(s.mul(s.load_some(x), scale), s.load_some(w)));
 }
 
 #[inline(always)]

@@ -7,7 +7,9 @@
 mod inputs;
 
 use half::f16;
-use hyprstream_kernels::{KV_BLOCK, KvFormat, KvLayer, Pool, Span, attend, kv_write, reference};
+use hyprstream_kernels::{
+    KV_BLOCK, KvFormat, KvLayer, Pool, RopeLayout, Rotation, Span, attend, place_heads, reference,
+};
 use inputs::{Random, bits, isas, pools};
 use proptest::prelude::*;
 
@@ -22,6 +24,40 @@ struct Sequence {
     k: Vec<f32>,
     v: Vec<f32>,
     blocks: Vec<u32>,
+}
+
+/// Writes keys and values as they are.
+fn write(pool: &Pool, layer: &mut KvLayer, k: &[f32], v: &[f32], spans: &[Span<'_>]) {
+    let rotation = Rotation {
+        cos: &[],
+        sin: &[],
+        pairs: 0,
+        layout: RopeLayout::Half,
+    };
+    place_heads(pool, layer, &mut [], &mut k.to_vec(), v, spans, None, rotation);
+}
+
+/// What the cache makes of rows of `dim`.
+fn stored(format: KvFormat, values: &[f32], dim: usize) -> Vec<f32> {
+    let q8 = |group: &[f32]| {
+        let scale = group.iter().fold(0.0f32, |most, v| most.max(v.abs())) / 127.0;
+        let one = |v: &f32| {
+            if scale > 0.0 {
+                (v * (1.0 / scale)).round_ties_even() * scale
+            } else {
+                0.0
+            }
+        };
+        group.iter().map(one).collect::<Vec<f32>>()
+    };
+    match format {
+        KvFormat::F32 => values.to_vec(),
+        KvFormat::F16 => values.iter().map(|&v| f16::from_f32(v).to_f32()).collect(),
+        KvFormat::Q8 => values
+            .chunks(dim)
+            .flat_map(|row| row.chunks(32).flat_map(q8))
+            .collect(),
+    }
 }
 
 struct Case {
@@ -113,7 +149,7 @@ impl Case {
                 prefill: false,
                 blocks: &s.blocks,
             };
-            kv_write(
+            write(
                 pool,
                 &mut layer,
                 &s.k[..s.start * row],
@@ -123,7 +159,7 @@ impl Case {
             k.extend_from_slice(&s.k[s.start * row..]);
             v.extend_from_slice(&s.v[s.start * row..]);
         }
-        kv_write(pool, &mut layer, &k, &v, &self.spans());
+        write(pool, &mut layer, &k, &v, &self.spans());
         layer
     }
 
@@ -144,17 +180,13 @@ impl Case {
     }
 
     fn expected(&self) -> Vec<f32> {
-        let stored = |values: &[f32]| match self.format {
-            KvFormat::F32 => values.to_vec(),
-            KvFormat::F16 => values.iter().map(|&v| f16::from_f32(v).to_f32()).collect(),
-        };
         let (heads, mut out) = (self.kv_heads * self.group, vec![0.0; self.q.len()]);
         let mut rest = (&self.q[..], &mut out[..]);
         for s in &self.sequences {
             let len = s.tokens * heads * self.dim;
             let (q, q_rest) = rest.0.split_at(len);
             let (out, out_rest) = rest.1.split_at_mut(len);
-            let (k, v) = (stored(&s.k), stored(&s.v));
+            let [k, v] = [&s.k, &s.v].map(|values| stored(self.format, values, self.dim));
             let sequence = reference::Sequence {
                 k: &k,
                 v: &v,
@@ -180,14 +212,14 @@ impl Case {
     }
 }
 
-const FORMATS: [KvFormat; 2] = [KvFormat::F32, KvFormat::F16];
+const FORMATS: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8];
 
 #[test]
 fn head_sizes_groups_and_windows() {
-    for dim in [1, 20, 32, 64, 80, 96, 128, 192, 256] {
+    for dim in [1, 20, 32, 64, 80, 96, 112, 128, 192, 256] {
         for (kv_heads, group) in [(1, 1), (2, 3), (1, 5), (1, 40), (3, 2)] {
             let spans = [(0, 3), (70, 1), (31, 40)];
-            for (format, window) in [(FORMATS[0], None), (FORMATS[1], Some(33)), (FORMATS[1], None)] {
+            for (format, window) in [(FORMATS[0], None), (FORMATS[1], Some(33)), (FORMATS[2], None)] {
                 Case::new(format, [kv_heads, group, dim], &spans, window, dim as u64).check();
             }
         }
@@ -208,6 +240,7 @@ fn the_cache_keeps_what_was_written_and_nothing_else() {
         for pool in pools() {
             let case = Case::new(format, [3, 1, 20], &[(33, 2)], None, 9);
             let (layer, s) = (case.layer(&pool), &case.sequences[0]);
+            let [keys, values] = [&s.k, &s.v].map(|values| stored(format, values, 20));
             let written = |block: u32, slot: usize| {
                 let index = s.blocks.iter().position(|b| *b == block)?;
                 (index * KV_BLOCK + slot < 35).then_some(index * KV_BLOCK + slot)
@@ -219,12 +252,8 @@ fn the_cache_keeps_what_was_written_and_nothing_else() {
                 layer.read(block, head, slot, &mut k, &mut v);
                 for d in 0..20 {
                     let at = written(block, slot).map(|p| (p * 3 + head) * 20 + d);
-                    let stored = |from: &[f32]| match (at, format) {
-                        (None, _) => 0.0,
-                        (Some(at), KvFormat::F32) => from[at],
-                        (Some(at), KvFormat::F16) => f16::from_f32(from[at]).to_f32(),
-                    };
-                    assert_eq!((k[d], v[d]), (stored(&s.k), stored(&s.v)));
+                    let expected = [&keys, &values].map(|from| at.map_or(0.0, |at| from[at]));
+                    assert_eq!([k[d], v[d]], expected);
                 }
             }
         }
@@ -263,7 +292,33 @@ fn a_layer_too_large_is_refused() {
         Some(2 * 2 * 8 * 32 * 128 * 2)
     );
     assert_eq!(KvLayer::bytes(KvFormat::F16, usize::MAX / 1000, 8, 128), None);
+    assert_eq!(
+        KvLayer::bytes(KvFormat::Q8, 2, 8, 80),
+        Some(2 * 2 * 8 * 32 * (80 + 3 * 4))
+    );
+    assert_eq!(KvLayer::bytes(KvFormat::Q8, 1, 1, usize::MAX), None);
     assert!(KvLayer::new(KvFormat::F16, 0, 8, 128).is_some());
+}
+
+#[test]
+#[should_panic(expected = "two spans write to one block")]
+fn a_block_that_two_spans_write_is_refused() {
+    let pool = Pool::new(1).unwrap();
+    let mut layer = KvLayer::new(KvFormat::F16, 2, 1, 32).unwrap();
+    let span = |first, start| Span {
+        first,
+        tokens: 1,
+        start,
+        prefill: false,
+        blocks: &[1],
+    };
+    write(
+        &pool,
+        &mut layer,
+        &[0.0; 64],
+        &[0.0; 64],
+        &[span(0, 3), span(1, 4)],
+    );
 }
 
 #[test]
@@ -280,25 +335,25 @@ proptest! {
     #[test]
     fn agrees_with_the_reference(
         seed: u64,
-        f16: bool,
+        format in 0_usize..3,
         shape in [1_usize..4, 1..6, 1..5],
         spans in prop::collection::vec((0_usize..130, 0_usize..40), 1..4),
         window in prop::option::of(1_usize..100),
     ) {
         let [kv_heads, group, dim] = shape;
-        Case::new(FORMATS[usize::from(f16)], [kv_heads, group, 32 * dim], &spans, window, seed).check();
+        Case::new(FORMATS[format], [kv_heads, group, 32 * dim], &spans, window, seed).check();
     }
 
     #[test]
     fn a_token_is_the_same_alone_and_in_a_batch(
         seed: u64,
-        f16: bool,
+        format in 0_usize..3,
         group in 1_usize..7,
         dim in 1_usize..9,
         spans in prop::collection::vec((0_usize..100, 1_usize..40), 2..4),
         window in prop::option::of(1_usize..100),
     ) {
-        let case = Case::new(FORMATS[usize::from(f16)], [2, group, 16 * dim], &spans, window, seed);
+        let case = Case::new(FORMATS[format], [2, group, 16 * dim], &spans, window, seed);
         let row = 2 * group * 16 * dim;
         for isa in isas() {
             let (one, three) = (Pool::with_isa(1, isa).unwrap(), Pool::with_isa(3, isa).unwrap());

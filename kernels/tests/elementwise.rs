@@ -2,10 +2,13 @@
 //!
 //! Invariant under test: rows and values are independent of each other and of the threads.
 
+#![allow(clippy::unwrap_used)]
+
 mod inputs;
 
 use hyprstream_kernels::{
-    Isa, Pool, RopeLayout, add, log_softmax_at, reference, rms_norm, rms_norm_in_place, rope, silu_mul,
+    HeadNorms, Isa, KV_BLOCK, KvFormat, KvLayer, Pool, RopeLayout, Rotation, Span, add, log_softmax_at,
+    place_heads, reference, rms_norm, rms_norm_in_place, silu_mul,
 };
 use inputs::{Random, bits, pools};
 use proptest::prelude::*;
@@ -47,27 +50,70 @@ fn check_norm(rows: usize, dim: usize, seed: u64) {
     }
 }
 
-fn check_rope(tokens: usize, heads: usize, dim: usize, pairs: usize, layout: RopeLayout, seed: u64) {
+/// Heads that are normed and turned, as q and as k, and what the cache has then.
+fn check_heads(tokens: usize, heads: usize, dim: usize, pairs: usize, layout: RopeLayout, seed: u64) {
     let mut random = Random(seed);
     let x = random.floats(tokens * heads * dim);
+    let v = random.floats(tokens * heads * dim);
+    let weights = [random.floats(dim), random.floats(dim)];
     let angles = random.floats(tokens * pairs);
     let (cos, sin): (Vec<f32>, Vec<f32>) = angles
         .iter()
         .map(|a| (7.0 * a).sin_cos())
         .map(|(s, c)| (c, s))
         .unzip();
-    let mut expected = x.clone();
-    reference::rope(&mut expected, heads, dim, &cos, &sin, 2 * pairs, layout);
-    for pool in pools() {
-        let mut out = x.clone();
-        rope(&pool, &mut out, heads, dim, &cos, &sin, 2 * pairs, layout);
-        assert!(
-            out.iter()
+    let blocks: Vec<u32> = (0..(tokens + 9).div_ceil(KV_BLOCK) as u32).collect();
+    let span = Span {
+        first: 0,
+        tokens,
+        start: 9,
+        prefill: false,
+        blocks: &blocks,
+    };
+    let norms = HeadNorms {
+        q: &weights[0],
+        k: &weights[1],
+        eps: 1e-6,
+    };
+    for (pool, norms) in pools()
+        .iter()
+        .flat_map(|pool| [(pool, None), (pool, Some(norms))])
+    {
+        let ready = |weight: &[f32]| {
+            let mut ready = x.clone();
+            if norms.is_some() {
+                rms_norm_in_place(pool, &mut ready, weight, 1e-6);
+            }
+            let normed = ready.clone();
+            reference::rope(&mut ready, heads, dim, &cos, &sin, 2 * pairs, layout);
+            (normed, ready)
+        };
+        let (mut q, mut k) = (x.clone(), x.clone());
+        let mut layer = KvLayer::new(KvFormat::F32, blocks.len(), heads, dim).unwrap();
+        let rotation = Rotation {
+            cos: &cos,
+            sin: &sin,
+            pairs,
+            layout,
+        };
+        place_heads(pool, &mut layer, &mut q, &mut k, &v, &[span], norms, rotation);
+        for (out, weight) in [&q, &k].into_iter().zip(&weights) {
+            let (normed, expected) = ready(weight);
+            let all_near = out
+                .iter()
                 .zip(&expected)
-                .all(|(o, e)| near(*o, *e, 0.0, ROPE_ABS_MAX))
-        );
-        for (out, x) in out.chunks_exact(dim).zip(x.chunks_exact(dim)) {
-            assert_eq!(bits(&out[2 * pairs..]), bits(&x[2 * pairs..]));
+                .all(|(o, e)| near(*o, *e, ROPE_ABS_MAX, ROPE_ABS_MAX));
+            assert!(all_near, "{}", pool.isa().name());
+            for (out, normed) in out.chunks_exact(dim).zip(normed.chunks_exact(dim)) {
+                assert_eq!(bits(&out[2 * pairs..]), bits(&normed[2 * pairs..]));
+            }
+        }
+        for (row, (k, v)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
+            let (position, head) = (9 + row / heads, row % heads);
+            let (mut key, mut value) = (vec![f32::NAN; dim], vec![f32::NAN; dim]);
+            let block = (position / KV_BLOCK) as u32;
+            layer.read(block, head, position % KV_BLOCK, &mut key, &mut value);
+            assert_eq!((bits(&key), bits(&value)), (bits(k), bits(v)));
         }
     }
 }
@@ -101,9 +147,9 @@ fn nothing_and_large_inputs() {
         check_elements(len, 4);
     }
     for layout in [RopeLayout::Half, RopeLayout::Interleaved] {
-        check_rope(0, 4, 64, 32, layout, 5);
-        check_rope(90, 16, 64, 16, layout, 6);
-        check_rope(2, 3, 10, 0, layout, 7);
+        check_heads(0, 4, 64, 32, layout, 5);
+        check_heads(90, 16, 64, 16, layout, 6);
+        check_heads(2, 3, 10, 0, layout, 7);
     }
 }
 
@@ -162,7 +208,7 @@ proptest! {
     #[test]
     fn rotations(tokens in 0_usize..5, heads in 1_usize..5, pairs in 0_usize..70, rest in 0_usize..20, half: bool, seed: u64) {
         let layout = if half { RopeLayout::Half } else { RopeLayout::Interleaved };
-        check_rope(tokens, heads, 2 * pairs + rest + 1, pairs, layout, seed);
+        check_heads(tokens, heads, 2 * pairs + rest + 1, pairs, layout, seed);
     }
 
     #[test]

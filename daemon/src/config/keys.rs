@@ -146,7 +146,8 @@ fn kv_cache(value: &DeValue<'_>) -> Result<KvCache, String> {
     match value.as_str() {
         Some("f16") => Ok(KvCache::F16),
         Some("f32") => Ok(KvCache::F32),
-        _ => expected("\"f16\" or \"f32\"", value),
+        Some("q8") => Ok(KvCache::Q8),
+        _ => expected("\"f16\", \"f32\" or \"q8\"", value),
     }
 }
 

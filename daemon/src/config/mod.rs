@@ -73,6 +73,8 @@ pub enum KvCache {
     F32,
     /// 16 bits.
     F16,
+    /// 8 bits, and a scale for each 32 values.
+    Q8,
 }
 
 /// What requests get that do not say otherwise.

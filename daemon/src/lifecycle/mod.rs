@@ -131,6 +131,7 @@ fn assemble(settings: &Settings) -> Result<Arc<App>, Refusal> {
         kv_format: match config.runtime.kv_cache {
             KvCache::F32 => KvFormat::F32,
             KvCache::F16 => KvFormat::F16,
+            KvCache::Q8 => KvFormat::Q8,
         },
         kv_tokens: config.runtime.kv_tokens,
         stall: config.limits.stall,

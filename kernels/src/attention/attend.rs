@@ -3,8 +3,8 @@
 //! Invariant: a query row meets its blocks in order of position, and within a block sums have one order, so that its
 //! result is the same alone and in a batch.
 
-use super::cache::{KV_BLOCK, Shape, Store};
-use super::value::Value;
+use super::cache::{Half, KV_BLOCK, Shape, with_store};
+use super::value::{Rows, Value};
 use super::{KvLayer, Span};
 use crate::pool::Pool;
 use crate::shards::Shards;
@@ -36,17 +36,11 @@ pub fn attend(
         shape.kv_heads > 0 && heads.is_multiple_of(shape.kv_heads),
         "key heads divide query heads"
     );
-    // Pieces write without looking at each other, so that rows must be in range and belong to one span alone.
     let rows = out
         .len()
         .checked_div(heads.saturating_mul(shape.head_dim))
         .unwrap_or(0);
-    let mut end = 0;
-    for span in spans {
-        assert!(span.first >= end, "spans lie one after the other");
-        end = span.first.saturating_add(span.tokens);
-    }
-    assert!(end <= rows, "spans lie within q");
+    assert!(super::rows_of(spans) <= rows, "spans lie within q");
     let call = Call {
         shape,
         q,
@@ -55,10 +49,7 @@ pub fn attend(
         window: window.unwrap_or(usize::MAX).max(1),
         out: Shards::new(out),
     };
-    match &layer.store {
-        Store::F32 { k, v } => attend_spans(pool, &call, k, v, spans),
-        Store::F16 { k, v } => attend_spans(pool, &call, k, v, spans),
-    }
+    with_store!(&layer.store, halves => attend_spans(pool, &call, halves, spans));
 }
 
 /// What all pieces share.
@@ -93,13 +84,13 @@ impl Call<'_> {
     }
 }
 
-fn attend_spans<T: Value>(pool: &Pool, call: &Call<'_>, k: &[T], v: &[T], spans: &[Span<'_>]) {
+fn attend_spans<T: Value>(pool: &Pool, call: &Call<'_>, cache: &[Half<T>; 2], spans: &[Span<'_>]) {
     let pieces = spans.iter().map(|span| call.pieces(span)).sum();
     pool.run(pieces, &|piece| {
         let mut piece = piece;
         for span in spans {
             if piece < call.pieces(span) {
-                return pool.level().run(Piece::new(call, k, v, span, piece));
+                return pool.level().run(Piece::new(call, cache, span, piece));
             }
             piece -= call.pieces(span);
         }
@@ -109,8 +100,7 @@ fn attend_spans<T: Value>(pool: &Pool, call: &Call<'_>, k: &[T], v: &[T], spans:
 /// Up to `ROWS` query rows that read the same key head: `tokens` of a span, `heads` of a group.
 struct Piece<'a, T> {
     call: &'a Call<'a>,
-    k: &'a [T],
-    v: &'a [T],
+    cache: &'a [Half<T>; 2],
     span: &'a Span<'a>,
     kv_head: usize,
     token: usize,
@@ -130,15 +120,14 @@ struct State {
 type Scores<const R: usize> = [[f32; KV_BLOCK]; R];
 
 impl<'a, T: Value> Piece<'a, T> {
-    fn new(call: &'a Call<'a>, k: &'a [T], v: &'a [T], span: &'a Span<'a>, piece: usize) -> Piece<'a, T> {
+    fn new(call: &'a Call<'a>, cache: &'a [Half<T>; 2], span: &'a Span<'a>, piece: usize) -> Piece<'a, T> {
         let (tokens, parts) = call.piece();
         let (kv_head, part) = (piece / parts % call.shape.kv_heads, piece % parts);
         let token = piece / parts / call.shape.kv_heads * tokens;
         let head = part * ROWS;
         Piece {
             call,
-            k,
-            v,
+            cache,
             span,
             kv_head,
             token,
@@ -180,8 +169,9 @@ impl<'a, T: Value> Piece<'a, T> {
     #[inline(always)]
     fn block<S: Simd, const R: usize>(&self, s: S, row: usize, index: usize, states: &mut [State]) {
         let dim = self.call.shape.head_dim;
-        let at = self.call.shape.head_at(self.span.blocks[index], self.kv_head);
-        let (k, v) = (&self.k[at..at + KV_BLOCK * dim], &self.v[at..at + KV_BLOCK * dim]);
+        let first = self.call.shape.row_of(self.span.blocks[index], self.kv_head);
+        let [k, v] = self.cache;
+        let [k, v] = [k, v].map(|half| half.rows(self.call.shape, first, KV_BLOCK));
         let mut visible = [const { 0..0 }; R];
         for (r, visible) in visible.iter_mut().enumerate() {
             *visible = self.visible(row + r, index * KV_BLOCK);
@@ -220,7 +210,7 @@ impl<'a, T: Value> Piece<'a, T> {
         s: S,
         row: usize,
         d: usize,
-        v: &[T],
+        v: Rows<'_, T>,
         end: usize,
         weights: &Scores<R>,
         shrink: [f32; R],
@@ -228,7 +218,7 @@ impl<'a, T: Value> Piece<'a, T> {
         let dim = self.call.shape.head_dim;
         let width = (N * S::LANES).min(dim - d);
         let whole = width == N * S::LANES;
-        assert!(v.len() >= end * dim && (whole || N == 1));
+        assert!(v.values.len() >= end * dim && v.dim == dim && (whole || N == 1));
         let mut sums = [[s.splat(0.0); N]; R];
         for r in 0..R {
             let so_far = &self.out(row + r)[d..d + width];
@@ -237,14 +227,13 @@ impl<'a, T: Value> Piece<'a, T> {
             }
         }
         for j in 0..end {
-            let at = j * dim + d;
             let mut values = [s.splat(0.0); N];
             for (n, value) in values.iter_mut().enumerate() {
                 *value = if whole {
                     // SAFETY: `d + N * LANES <= dim`, and `v` has rows of `dim` up to `end`.
-                    unsafe { T::load_at(s, v.as_ptr().add(at + n * S::LANES)) }
+                    unsafe { v.load_at(s, j, d + n * S::LANES) }
                 } else {
-                    T::load_some(s, &v[at..at + width])
+                    v.load_rest(s, j, d)
                 };
             }
             for r in 0..R {
@@ -314,10 +303,16 @@ impl State {
 
 /// Dot products of `R` query rows with the first `end` keys of a block.
 #[inline(always)]
-fn scores<S: Simd, T: Value, const R: usize>(s: S, q: [&[f32]; R], k: &[T], end: usize) -> Scores<R> {
+#[allow(clippy::needless_range_loop)]
+fn scores<S: Simd, T: Value, const R: usize>(s: S, q: [&[f32]; R], k: Rows<'_, T>, end: usize) -> Scores<R> {
     let dim = q[0].len();
     let whole = dim - dim % S::LANES;
-    assert!(end <= KV_BLOCK && k.len() == KV_BLOCK * dim && q.iter().all(|q| q.len() == dim));
+    assert!(
+        end <= KV_BLOCK
+            && k.values.len() == KV_BLOCK * dim
+            && k.dim == dim
+            && q.iter().all(|q| q.len() == dim)
+    );
     let mut scores = [[0.0; KV_BLOCK]; R];
     // A block always has memory for all its slots, so four keys at a time need no tail.
     for j in (0..end).step_by(4) {
@@ -327,7 +322,7 @@ fn scores<S: Simd, T: Value, const R: usize>(s: S, q: [&[f32]; R], k: &[T], end:
             let mut keys = [s.splat(0.0); 4];
             for (n, key) in keys.iter_mut().enumerate() {
                 // SAFETY: `d + LANES <= dim`; `k` has `KV_BLOCK` rows of `dim`, and `j + 4 <= KV_BLOCK`.
-                *key = unsafe { T::load_at(s, k.as_ptr().add((j + n) * dim + d)) };
+                *key = unsafe { k.load_at(s, j + n, d) };
             }
             for r in 0..R {
                 // SAFETY: `d + LANES <= dim`, the length of each q.
@@ -342,7 +337,7 @@ fn scores<S: Simd, T: Value, const R: usize>(s: S, q: [&[f32]; R], k: &[T], end:
             if whole < dim {
                 let q = s.load_some(&q[r][whole..]);
                 for n in 0..4 {
-                    let keys = T::load_some(s, &k[(j + n) * dim + whole..(j + n + 1) * dim]);
+                    let keys = k.load_rest(s, j + n, whole);
                     sums[r][n] = s.fma(q, keys, sums[r][n]);
                 }
             }

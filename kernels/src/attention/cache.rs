@@ -1,14 +1,17 @@
 //! The paged store of keys and values of one layer.
 //!
-//! Invariant: both halves hold `blocks * kv_heads * KV_BLOCK * head_dim` values, zero until written; memory that was
+//! Invariant: both halves hold `blocks * kv_heads * KV_BLOCK` rows of `head_dim` values, zero until written; memory that was
 //! never written costs nothing.
 
 use std::alloc::{Layout, alloc_zeroed};
 
-use half::f16;
+use super::value::{Rows, Value};
 
 /// Tokens of a block.
 pub const KV_BLOCK: usize = 32;
+
+/// Values of a q8 cache that share a scale: so few that a channel of large keys costs only its neighbours precision.
+pub(super) const Q8_GROUP: usize = 32;
 
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,14 +20,17 @@ pub enum KvFormat {
     F32,
     /// IEEE half precision.
     F16,
+    /// Whole numbers from -127 to 127 times a 32-bit float for each 32 values of a head.
+    Q8,
 }
 
 impl KvFormat {
-    /// Bytes of a value.
-    pub const fn value_bytes(self) -> usize {
+    /// Bytes of `head_dim` values: one key or one value of one head. `None` on overflow.
+    pub fn row_bytes(self, head_dim: usize) -> Option<usize> {
         match self {
-            KvFormat::F32 => 4,
-            KvFormat::F16 => 2,
+            KvFormat::F32 => head_dim.checked_mul(4),
+            KvFormat::F16 => head_dim.checked_mul(2),
+            KvFormat::Q8 => head_dim.checked_add(4 * head_dim.div_ceil(Q8_GROUP)),
         }
     }
 }
@@ -37,8 +43,59 @@ pub struct KvLayer {
 
 /// Keys and values, in one of the formats. f16 values are kept as their bits.
 pub(super) enum Store {
-    F32 { k: Vec<f32>, v: Vec<f32> },
-    F16 { k: Vec<u16>, v: Vec<u16> },
+    F32([Half<f32>; 2]),
+    F16([Half<u16>; 2]),
+    Q8([Half<i8>; 2]),
+}
+
+/// Calls a generic function with the two halves of a store, of whatever type.
+macro_rules! with_store {
+    ($store:expr, $halves:ident => $call:expr) => {
+        match $store {
+            crate::attention::cache::Store::F32($halves) => $call,
+            crate::attention::cache::Store::F16($halves) => $call,
+            crate::attention::cache::Store::Q8($halves) => $call,
+        }
+    };
+}
+pub(super) use with_store;
+
+/// All keys of a layer, or all values: `[rows, head_dim]`, and `[rows, T::scales(head_dim)]`.
+pub(super) struct Half<T> {
+    pub(super) values: Vec<T>,
+    pub(super) scales: Vec<f32>,
+}
+
+impl<T: Value> Half<T> {
+    fn new(shape: Shape) -> Option<Half<T>> {
+        let rows = shape.rows()?;
+        Some(Half {
+            values: zeroed(rows.checked_mul(shape.head_dim)?)?,
+            scales: zeroed(rows.checked_mul(T::scales(shape.head_dim))?)?,
+        })
+    }
+
+    fn pair(shape: Shape) -> Option<[Half<T>; 2]> {
+        Some([Half::new(shape)?, Half::new(shape)?])
+    }
+
+    fn copy(&mut self, shape: Shape, from: usize, to: usize, rows: usize) {
+        let (dim, scales) = (shape.head_dim, T::scales(shape.head_dim));
+        self.values.copy_within(from * dim..(from + rows) * dim, to * dim);
+        self.scales
+            .copy_within(from * scales..(from + rows) * scales, to * scales);
+    }
+
+    /// Rows `row..row + rows`.
+    #[inline(always)]
+    pub(super) fn rows(&self, shape: Shape, row: usize, rows: usize) -> Rows<'_, T> {
+        let (dim, scales) = (shape.head_dim, T::scales(shape.head_dim));
+        Rows {
+            values: &self.values[row * dim..(row + rows) * dim],
+            scales: &self.scales[row * scales..(row + rows) * scales],
+            dim,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -49,26 +106,24 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Values of keys (or of values); `None` on overflow.
-    fn values(self) -> Option<usize> {
-        self.blocks
-            .checked_mul(self.kv_heads)?
-            .checked_mul(KV_BLOCK)?
-            .checked_mul(self.head_dim)
+    /// Rows of keys (or of values); `None` on overflow.
+    fn rows(self) -> Option<usize> {
+        self.blocks.checked_mul(self.kv_heads)?.checked_mul(KV_BLOCK)
     }
 
-    /// Where the rows of one head of one block begin.
+    /// The first of the `KV_BLOCK` rows of one head of one block.
     ///
     /// # Panics
     /// If there is no such block.
-    pub(super) fn head_at(self, block: u32, kv_head: usize) -> usize {
+    #[inline(always)]
+    pub(super) fn row_of(self, block: u32, kv_head: usize) -> usize {
         let block = block as usize;
         assert!(
             block < self.blocks && kv_head < self.kv_heads,
             "block {block} of {}",
             self.blocks
         );
-        (block * self.kv_heads + kv_head) * KV_BLOCK * self.head_dim
+        (block * self.kv_heads + kv_head) * KV_BLOCK
     }
 }
 
@@ -80,36 +135,33 @@ impl KvLayer {
             kv_heads,
             head_dim,
         };
-        let values = shape.values()?;
         let store = match format {
-            KvFormat::F32 => Store::F32 {
-                k: zeroed(values)?,
-                v: zeroed(values)?,
-            },
-            KvFormat::F16 => Store::F16 {
-                k: zeroed(values)?,
-                v: zeroed(values)?,
-            },
+            KvFormat::F32 => Store::F32(Half::pair(shape)?),
+            KvFormat::F16 => Store::F16(Half::pair(shape)?),
+            KvFormat::Q8 => Store::Q8(Half::pair(shape)?),
         };
         Some(KvLayer { store, shape })
     }
 
     /// Bytes of keys and values together; `None` on overflow.
     pub fn bytes(format: KvFormat, blocks: usize, kv_heads: usize, head_dim: usize) -> Option<usize> {
-        Shape {
+        let shape = Shape {
             blocks,
             kv_heads,
             head_dim,
-        }
-        .values()?
-        .checked_mul(2 * format.value_bytes())
+        };
+        shape
+            .rows()?
+            .checked_mul(format.row_bytes(head_dim)?)?
+            .checked_mul(2)
     }
 
     /// How the values are stored.
     pub fn format(&self) -> KvFormat {
         match self.store {
-            Store::F32 { .. } => KvFormat::F32,
-            Store::F16 { .. } => KvFormat::F16,
+            Store::F32(_) => KvFormat::F32,
+            Store::F16(_) => KvFormat::F16,
+            Store::Q8(_) => KvFormat::Q8,
         }
     }
 
@@ -127,12 +179,12 @@ impl KvLayer {
         assert!(slots <= KV_BLOCK, "{slots} slots of a block");
         let shape = self.shape;
         for head in 0..shape.kv_heads {
-            let (from, to) = (shape.head_at(from, head), shape.head_at(to, head));
-            let len = slots * shape.head_dim;
-            match &mut self.store {
-                Store::F32 { k, v } => [k, v].map(|half| half.copy_within(from..from + len, to)),
-                Store::F16 { k, v } => [k, v].map(|half| half.copy_within(from..from + len, to)),
-            };
+            let (from, to) = (shape.row_of(from, head), shape.row_of(to, head));
+            with_store!(&mut self.store, halves => {
+                for half in halves {
+                    half.copy(shape, from, to, slots);
+                }
+            });
         }
     }
 
@@ -142,31 +194,21 @@ impl KvLayer {
     /// If there is no such block, head or slot, or `k` or `v` is not of head_dim.
     pub fn read(&self, block: u32, kv_head: usize, slot: usize, k: &mut [f32], v: &mut [f32]) {
         assert!(slot < KV_BLOCK);
-        let dim = self.shape.head_dim;
-        let at = self.shape.head_at(block, kv_head) + slot * dim;
-        let widen = |from: &[u16], to: &mut [f32]| {
-            assert_eq!(from.len(), to.len());
-            to.iter_mut()
-                .zip(from)
-                .for_each(|(to, &bits)| *to = f16::from_bits(bits).to_f32());
-        };
-        match &self.store {
-            Store::F32 { k: keys, v: values } => {
-                k.copy_from_slice(&keys[at..at + dim]);
-                v.copy_from_slice(&values[at..at + dim]);
+        let shape = self.shape;
+        let row = shape.row_of(block, kv_head) + slot;
+        with_store!(&self.store, halves => {
+            for (half, to) in halves.iter().zip([k, v]) {
+                half.rows(shape, row, 1).read(to);
             }
-            Store::F16 { k: keys, v: values } => {
-                widen(&keys[at..at + dim], k);
-                widen(&values[at..at + dim], v);
-            }
-        }
+        });
     }
 }
 
 /// A number whose zero is all zero bits.
-trait Zero: Copy {}
+pub(super) trait Zero: Copy {}
 impl Zero for f32 {}
 impl Zero for u16 {}
+impl Zero for i8 {}
 
 /// `len` zeros straight from the system, which backs them with memory only when they are touched.
 fn zeroed<T: Zero>(len: usize) -> Option<Vec<T>> {

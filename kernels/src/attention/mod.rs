@@ -5,12 +5,12 @@
 
 mod attend;
 mod cache;
+mod heads;
 mod value;
-mod write;
 
 pub use attend::attend;
 pub use cache::{KV_BLOCK, KvFormat, KvLayer};
-pub use write::kv_write;
+pub use heads::{HeadNorms, Rotation, place_heads};
 
 /// Consecutive tokens of one sequence within a batch.
 #[derive(Clone, Copy, Debug)]
@@ -26,4 +26,18 @@ pub struct Span<'a> {
     pub prefill: bool,
     /// The sequence's blocks, in order of position; they cover `start + tokens` positions.
     pub blocks: &'a [u32],
+}
+
+/// Rows up to the end of the last span. Pieces write without looking at each other, so that a row must belong to one
+/// span alone.
+///
+/// # Panics
+/// If spans overlap or are not in order.
+fn rows_of(spans: &[Span<'_>]) -> usize {
+    let mut end = 0;
+    for span in spans {
+        assert!(span.first >= end, "spans lie one after the other");
+        end = span.first.saturating_add(span.tokens);
+    }
+    end
 }

@@ -5,7 +5,7 @@
 use crate::options::{LOGIT_ROWS, SEQUENCES_MAX};
 use crate::{KvCache, Model, Options};
 use hyprstream_kernels as kernels;
-use hyprstream_kernels::{Output, Pool, Span};
+use hyprstream_kernels::{HeadNorms, Output, Pool, Rotation, Span};
 use hyprstream_model::{Config, Layer};
 use std::sync::Arc;
 
@@ -203,17 +203,22 @@ impl Runner {
 
         kernels::rms_norm(pool, x, &layer.attn_norm, config.norm_eps, normed);
         project(pool, layer, normed, q, k, v);
-        if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
-            kernels::rms_norm_in_place(pool, q, q_norm, config.norm_eps);
-            kernels::rms_norm_in_place(pool, k, k_norm, config.norm_eps);
-        }
-        let (dims, layout) = (config.rope.dims, config.rope.layout);
-        let (cos, sin) = (&b.cos[..tokens * (dims / 2)], &b.sin[..tokens * (dims / 2)]);
-        kernels::rope(pool, q, heads, dim, cos, sin, dims, layout);
-        kernels::rope(pool, k, kv_heads, dim, cos, sin, dims, layout);
-
+        let norms = match (&layer.q_norm, &layer.k_norm) {
+            (Some(q), Some(k)) => Some(HeadNorms {
+                q,
+                k,
+                eps: config.norm_eps,
+            }),
+            _ => None,
+        };
+        let rotation = Rotation {
+            cos: &b.cos,
+            sin: &b.sin,
+            pairs: config.rope.dims / 2,
+            layout: config.rope.layout,
+        };
         let cache = &mut self.cache.layers[index];
-        kernels::kv_write(pool, cache, k, v, spans);
+        kernels::place_heads(pool, cache, q, k, v, spans, norms, rotation);
         let scale = 1.0 / (dim as f32).sqrt();
         kernels::attend(
             pool,
