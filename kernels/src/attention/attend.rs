@@ -5,6 +5,8 @@
 
 use super::cache::{Half, KV_BLOCK, Shape, with_store};
 use super::value::{Rows, Value};
+#[cfg(target_arch = "x86_64")]
+use super::wide::Wide;
 use super::{KvLayer, Span};
 use crate::pool::Pool;
 use crate::shards::Shards;
@@ -53,18 +55,18 @@ pub fn attend(
 }
 
 /// What all pieces share.
-struct Call<'a> {
-    shape: Shape,
-    q: &'a [f32],
-    heads: usize,
-    scale: f32,
-    window: usize,
-    out: Shards<'a, f32>,
+pub(super) struct Call<'a> {
+    pub(super) shape: Shape,
+    pub(super) q: &'a [f32],
+    pub(super) heads: usize,
+    pub(super) scale: f32,
+    pub(super) window: usize,
+    pub(super) out: Shards<'a, f32>,
 }
 
 impl Call<'_> {
     /// Query heads that share a key head.
-    fn group(&self) -> usize {
+    pub(super) fn group(&self) -> usize {
         self.heads / self.shape.kv_heads
     }
 
@@ -85,14 +87,56 @@ impl Call<'_> {
 }
 
 fn attend_spans<T: Value>(pool: &Pool, call: &Call<'_>, cache: &[Half<T>; 2], spans: &[Span<'_>]) {
-    let pieces = spans.iter().map(|span| call.pieces(span)).sum();
-    pool.run(pieces, &|piece| {
-        let mut piece = piece;
+    #[cfg(target_arch = "x86_64")]
+    if let Some(amx) = pool.level().amx().filter(|_| T::WIDE) {
+        let prefill = spans
+            .iter()
+            .filter(|span| span.prefill)
+            .map(|span| span.tokens)
+            .sum();
+        if let Some(wide) = Wide::new(amx, call, prefill, pool.threads()) {
+            return each_piece(
+                pool,
+                spans,
+                |span| {
+                    if span.prefill {
+                        wide.pieces(call, span)
+                    } else {
+                        call.pieces(span)
+                    }
+                },
+                |span, piece| {
+                    if span.prefill {
+                        wide.run(call, cache, span, piece);
+                    } else {
+                        pool.level().run(Piece::new(call, cache, span, piece));
+                    }
+                },
+            );
+        }
+    }
+    each_piece(
+        pool,
+        spans,
+        |span| call.pieces(span),
+        |span, piece| pool.level().run(Piece::new(call, cache, span, piece)),
+    );
+}
+
+/// Runs the pieces of all spans.
+fn each_piece(
+    pool: &Pool,
+    spans: &[Span<'_>],
+    pieces: impl Fn(&Span<'_>) -> usize + Sync,
+    f: impl Fn(&Span<'_>, usize) + Sync,
+) {
+    pool.run(spans.iter().map(&pieces).sum(), &|mut piece| {
         for span in spans {
-            if piece < call.pieces(span) {
-                return pool.level().run(Piece::new(call, cache, span, piece));
+            let pieces = pieces(span);
+            if piece < pieces {
+                return f(span, piece);
             }
-            piece -= call.pieces(span);
+            piece -= pieces;
         }
     });
 }

@@ -7,6 +7,8 @@ mod attend;
 mod cache;
 mod heads;
 mod value;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 pub use attend::attend;
 pub use cache::{KV_BLOCK, KvFormat, KvLayer};

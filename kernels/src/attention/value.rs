@@ -55,6 +55,8 @@ impl<T: Value> Rows<'_, T> {
 
 /// A stored value.
 pub(super) trait Value: Copy + Default + Send + Sync + Zero {
+    /// Whether prompts may take tiles of bf16: an f32 cache is there for exact results.
+    const WIDE: bool;
     /// Scales of a row of `dim` values.
     fn scales(dim: usize) -> usize;
     /// One value; `scale` is that of its group.
@@ -67,6 +69,7 @@ pub(super) trait Value: Copy + Default + Send + Sync + Zero {
 }
 
 impl Value for f32 {
+    const WIDE: bool = false;
     fn scales(_: usize) -> usize {
         0
     }
@@ -85,6 +88,7 @@ impl Value for f32 {
 }
 
 impl Value for u16 {
+    const WIDE: bool = true;
     fn scales(_: usize) -> usize {
         0
     }
@@ -111,6 +115,7 @@ impl Value for u16 {
 }
 
 impl Value for i8 {
+    const WIDE: bool = true;
     fn scales(dim: usize) -> usize {
         dim.div_ceil(Q8_GROUP)
     }

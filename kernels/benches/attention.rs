@@ -1,0 +1,158 @@
+//! Prints how fast attention is: a whole prompt's, and a step's over caches that exceed the processor's.
+//!
+//! Invariant: queries and keys are as large as a model's (scores of some units), since exact zeros would skip work.
+//! `cargo bench -p hyprstream-kernels --bench attention -- [threads] [isa]`
+
+use std::time::Instant;
+
+use hyprstream_kernels::{
+    Isa, KV_BLOCK, KvFormat, KvLayer, Pool, RopeLayout, Rotation, Span, attend, place_heads,
+};
+
+/// Qwen3-0.6B: the heads of queries and keys, values of a head, layers.
+const HEADS: usize = 16;
+const KV_HEADS: usize = 8;
+const DIM: usize = 128;
+const LAYERS: usize = 28;
+
+/// The best of some rounds, in seconds.
+fn best(rounds: usize, mut f: impl FnMut()) -> f64 {
+    let round = |_| {
+        let start = Instant::now();
+        f();
+        start.elapsed().as_secs_f64()
+    };
+    (0..rounds).map(round).fold(f64::INFINITY, f64::min)
+}
+
+/// Repeatable numbers between -2 and 2.
+fn numbers(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed | 1;
+    let mut number = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+        ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 4.0
+    };
+    (0..len).map(|_| number()).collect()
+}
+
+/// A layer in which every block is written.
+fn filled(pool: &Pool, format: KvFormat, blocks: usize) -> Option<KvLayer> {
+    let mut layer = KvLayer::new(format, blocks, KV_HEADS, DIM)?;
+    let width = KV_HEADS * DIM;
+    let (mut k, v) = (numbers(KV_BLOCK * width, 1), numbers(KV_BLOCK * width, 2));
+    let rotation = Rotation {
+        cos: &[],
+        sin: &[],
+        pairs: 0,
+        layout: RopeLayout::Half,
+    };
+    for block in 0..blocks as u32 {
+        k.rotate_left(37);
+        let span = Span {
+            first: 0,
+            tokens: KV_BLOCK,
+            start: 0,
+            prefill: false,
+            blocks: &[block],
+        };
+        place_heads(pool, &mut layer, &mut [], &mut k, &v, &[span], None, rotation);
+    }
+    Some(layer)
+}
+
+/// All layers' attention of a prompt in chunks of 512 tokens, by tiles or vectors and by f32 alone.
+fn prompts(pool: &Pool, tokens: usize) {
+    let blocks: Vec<u32> = (0..(tokens / KV_BLOCK) as u32).collect();
+    let q = numbers(512 * HEADS * DIM, 3);
+    for format in [KvFormat::F16, KvFormat::Q8] {
+        let Some(layer) = filled(pool, format, blocks.len()) else {
+            continue;
+        };
+        let mut outs = [vec![0.0; q.len()], vec![0.0; q.len()]];
+        print!("prompt of {tokens} {format:?}:");
+        for (prefill, out) in [true, false].into_iter().zip(&mut outs) {
+            let seconds = best(if tokens > 512 { 2 } else { 20 }, || {
+                for start in (0..tokens).step_by(512) {
+                    let span = Span {
+                        first: 0,
+                        tokens: 512,
+                        start,
+                        prefill,
+                        blocks: &blocks,
+                    };
+                    attend(pool, &layer, &q, HEADS, &[span], 0.1, None, out);
+                }
+            });
+            let work = 2.0 * (tokens * tokens * HEADS * DIM) as f64;
+            let path = if prefill { "wide" } else { "f32" };
+            print!(
+                "  {path} {:8.2} ms for {LAYERS} layers, {:6.1} GFLOP/s",
+                seconds * 1e3 * LAYERS as f64,
+                work / seconds / 1e9
+            );
+        }
+        let [wide, exact] = &outs;
+        let off = wide.iter().zip(exact).map(|(w, e)| f64::from((w - e).abs()));
+        let worst = off.clone().fold(0.0, f64::max);
+        println!(
+            "  off by {worst:.1e}, {:.1e} in the mean",
+            off.sum::<f64>() / wide.len() as f64
+        );
+    }
+}
+
+/// One step of some streams, over layer after layer, so that keys and values come from memory.
+fn streams(pool: &Pool, streams: usize, positions: usize, tokens: usize) {
+    let each = positions.div_ceil(KV_BLOCK);
+    for format in [KvFormat::F16, KvFormat::Q8] {
+        let layers: Vec<KvLayer> = (0..LAYERS)
+            .filter_map(|_| filled(pool, format, each * streams))
+            .collect();
+        let blocks: Vec<u32> = (0..(each * streams) as u32).collect();
+        let spans: Vec<Span<'_>> = blocks
+            .chunks_exact(each)
+            .enumerate()
+            .map(|(index, blocks)| Span {
+                first: index * tokens,
+                tokens,
+                start: positions - tokens,
+                prefill: false,
+                blocks,
+            })
+            .collect();
+        let q = numbers(streams * tokens * HEADS * DIM, 3);
+        let mut out = vec![0.0; q.len()];
+        let seconds = best(8, || {
+            for layer in &layers {
+                attend(pool, layer, &q, HEADS, &spans, 0.1, None, &mut out);
+            }
+        });
+        let bytes = KvLayer::bytes(format, each * streams, KV_HEADS, DIM).unwrap_or(0) * LAYERS;
+        println!(
+            "{streams:2} streams of {positions}, {tokens} tokens each, {format:?}: {:7.2} ms for {LAYERS} layers, {:5.1} GB/s",
+            seconds * 1e3,
+            bytes as f64 / seconds / 1e9
+        );
+    }
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .collect();
+    let threads = words.first().and_then(|word| word.parse().ok()).unwrap_or(2);
+    let named = |isa: &Isa| words.get(1).is_some_and(|word| word == isa.name());
+    let isa = Isa::ALL.into_iter().find(named).unwrap_or_else(Isa::detect);
+    match Pool::with_isa(threads, isa) {
+        Ok(pool) => {
+            println!("{} threads, {}", pool.threads(), pool.isa().name());
+            prompts(&pool, 512);
+            prompts(&pool, 4096);
+            streams(&pool, 16, 512, 1);
+            streams(&pool, 1, 4096, 1);
+            streams(&pool, 1, 4096, 4);
+        }
+        Err(error) => eprintln!("no threads: {error}"),
+    }
+}
