@@ -148,7 +148,7 @@ impl Runner {
                 first,
                 tokens: slice.tokens.len(),
                 start: slice.start,
-                prefill: false,
+                prefill: slice.prefill,
                 blocks: slice.blocks,
             };
             first += slice.tokens.len();
