@@ -39,22 +39,30 @@ impl Daemon {
             format!("{config}\n[runtime]\nthreads = 1\n")
         };
         fs::write(folder.path().join("test.toml"), config).unwrap();
-        let log = File::create(folder.path().join("log")).unwrap();
-        let child = command(folder.path())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        File::create(folder.path().join("log")).unwrap();
+        let child = start(folder.path());
         let mut daemon = Daemon { child, folder };
-        wait::until("the daemon answers", || {
-            let ended = daemon.child.try_wait().unwrap();
-            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", daemon.log());
-            wire::try_get(&daemon.socket(), "/hyprstream/v1/status").filter(|reply| reply.status == 200)
-        });
+        daemon.await_answer();
         for (_, name) in models {
             daemon.await_model(name.trim_end_matches(".gguf"));
         }
         daemon
+    }
+
+    fn await_answer(&mut self) {
+        wait::until("the daemon answers", || {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", self.log());
+            wire::try_get(&self.socket(), "/hyprstream/v1/status").filter(|reply| reply.status == 200)
+        });
+    }
+
+    /// Stops it in order and starts it again, on the same folders.
+    pub fn restart(&mut self) {
+        self.signal(Signal::TERM);
+        assert_eq!(self.ended().code(), Some(0), "{}", self.log());
+        self.child = start(self.folder.path());
+        self.await_answer();
     }
 
     /// Its socket.
@@ -160,6 +168,15 @@ impl Drop for Daemon {
             eprintln!("--- the daemon's log\n{}---", self.log());
         }
     }
+}
+
+fn start(folder: &Path) -> Child {
+    let log = File::options().append(true).open(folder.join("log")).unwrap();
+    command(folder)
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 /// The command of a private instance in this folder; its configuration is test.toml there.

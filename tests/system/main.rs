@@ -9,6 +9,7 @@ mod crowd;
 mod foreign;
 mod hostile;
 mod lifecycle;
+mod packed;
 mod refusals;
 mod soak;
 mod starter;

@@ -59,6 +59,8 @@ pub enum LoadStage {
     Tokenizer,
     /// The weights are brought into memory.
     Weights,
+    /// The weights are put into the order that the processor reads fastest: once for each model, where they can be kept.
+    Packing,
     /// The model can answer.
     Ready,
 }

@@ -73,6 +73,7 @@ pub fn waiting_for(event: &Event) -> Option<String> {
                 LoadStage::Opening => "opening",
                 LoadStage::Tokenizer => "building the tokenizer",
                 LoadStage::Weights => "reading the weights",
+                LoadStage::Packing => "packing the weights",
                 LoadStage::Ready => "ready",
             };
             let share = progress

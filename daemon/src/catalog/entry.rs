@@ -1,7 +1,6 @@
 //! One model on disk. Invariant: an identity changes whenever the content may have changed, and survives a move.
 use hyprstream_model::Summary;
 use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,16 +12,7 @@ pub struct Identity(pub [u8; 32]);
 impl Identity {
     /// Of one file.
     pub fn of_file(metadata: &Metadata) -> Identity {
-        let mtime_ns = metadata
-            .mtime()
-            .wrapping_mul(1_000_000_000)
-            .wrapping_add(metadata.mtime_nsec());
-        let fields = [metadata.dev(), metadata.ino(), metadata.size(), mtime_ns as u64];
-        let mut bytes = [0; 32];
-        for (slot, field) in bytes.chunks_exact_mut(8).zip(fields) {
-            slot.copy_from_slice(&field.to_le_bytes());
-        }
-        Identity(bytes)
+        Identity(hyprstream_model::file_identity(metadata))
     }
 
     /// Of a folder, from its files in the order of their names.

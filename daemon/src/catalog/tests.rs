@@ -52,6 +52,7 @@ fn inspect(path: &Path) -> Result<Summary, String> {
         format: "F32".into(),
         context: 8,
         bytes: data.len() as u64,
+        resident_bytes: data.len() as u64,
         config,
         has_tokenizer: None,
         has_template: false,

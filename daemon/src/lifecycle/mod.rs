@@ -160,6 +160,7 @@ fn assemble(settings: &Settings) -> Result<Arc<App>, Refusal> {
         engine.clone(),
         budget,
         config.runtime.idle_unload,
+        config.storage.cache.clone(),
     );
     Ok(Arc::new(App {
         config: config.clone(),

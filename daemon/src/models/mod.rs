@@ -12,6 +12,7 @@ use hyprstream_engine::{Engine, MemoryPlan, Model};
 use hyprstream_protocol::{LoadStage, ModelState};
 use resident::Resident;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -30,6 +31,8 @@ struct Shared {
     engine: Engine,
     budget: u64,
     idle_unload: Option<Duration>,
+    /// Where packed weights are kept.
+    cache: PathBuf,
     state: Mutex<State>,
     /// Held by the one load that goes on.
     turn: tokio::sync::Mutex<()>,
@@ -72,7 +75,13 @@ enum Stage {
 
 impl Models {
     /// Nothing is loaded at first.
-    pub fn new(catalog: Arc<Catalog>, engine: Engine, budget: u64, idle_unload: Option<Duration>) -> Models {
+    pub fn new(
+        catalog: Arc<Catalog>,
+        engine: Engine,
+        budget: u64,
+        idle_unload: Option<Duration>,
+        cache: PathBuf,
+    ) -> Models {
         let (state, turn) = (Mutex::default(), tokio::sync::Mutex::new(()));
         Models {
             shared: Arc::new(Shared {
@@ -80,6 +89,7 @@ impl Models {
                 engine,
                 budget,
                 idle_unload,
+                cache,
                 state,
                 turn,
             }),
@@ -128,7 +138,7 @@ impl Models {
     /// The model at once, where it is in memory.
     pub fn acquire_now(&self, entry: &Entry) -> Option<Lease> {
         match self.shared.state().slots.get(&entry.name) {
-            Some(Slot::Loaded(resident)) if resident.identity == entry.identity => Some(Lease::new(resident)),
+            Some(Slot::Loaded(resident)) if resident.serves(entry) => Some(Lease::new(resident)),
             _ => None,
         }
     }
@@ -170,7 +180,7 @@ impl Models {
         };
         let mut state = self.shared.state();
         match state.slots.get(name) {
-            Some(Slot::Loaded(resident)) if resident.identity == entry.identity => {
+            Some(Slot::Loaded(resident)) if resident.serves(entry) => {
                 return Ok(Joined::Ready(Lease::new(resident)));
             }
             Some(Slot::Loading { identity, stage, .. }) if *identity == entry.identity => {
@@ -184,7 +194,7 @@ impl Models {
                     reason: reason.clone(),
                 });
             }
-            // The file was replaced since it was loaded: those who use the old one keep it.
+            // The file was replaced since it was loaded, or what is mapped was cut short: those who use the old one keep it.
             Some(Slot::Loaded(_)) => self.shared.retire(&mut state, name),
             _ => {}
         }

@@ -1,5 +1,5 @@
 //! One model in memory, and the right to use it. Invariant: the number of leases is the number of users.
-use crate::catalog::Identity;
+use crate::catalog::{Entry, Identity};
 use crate::units::show_size;
 use hyprstream_engine::Model;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +33,11 @@ impl Resident {
                 last: Instant::now(),
             }),
         }
+    }
+
+    /// Whether it is what is on disk now, and whole.
+    pub fn serves(&self, entry: &Entry) -> bool {
+        self.identity == entry.identity && !self.model.file().damaged()
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {

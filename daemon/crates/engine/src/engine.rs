@@ -21,6 +21,7 @@ const STOP_FLUSH: Duration = Duration::from_millis(500);
 pub struct Engine {
     shared: Arc<Shared>,
     commands: Sender<Command>,
+    pool: Arc<Pool>,
 }
 
 struct Shared {
@@ -149,7 +150,7 @@ impl Engine {
         let worker = Worker {
             shared: shared.clone(),
             inbox,
-            pool,
+            pool: pool.clone(),
             runtimes: Vec::new(),
             blocked: false,
         };
@@ -157,7 +158,16 @@ impl Engine {
             .name("engine".into())
             .spawn(move || worker.run())?;
         *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        Ok(Engine { shared, commands })
+        Ok(Engine {
+            shared,
+            commands,
+            pool,
+        })
+    }
+
+    /// The compute threads, for loads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// What it was started with, with every number in its range.

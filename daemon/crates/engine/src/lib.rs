@@ -27,7 +27,7 @@ pub use hyprstream_kernels::KV_BLOCK;
 pub use blocks::{BlockTable, OutOfBlocks};
 pub use engine::{Engine, StartError, Stats, SubmitError};
 pub use kv::{KvBlocks, KvCache};
-pub use model::{LoadError, Model};
+pub use model::{LoadError, LoadOptions, Model};
 pub use options::{MemoryPlan, Options, SEQUENCES_MAX};
 pub use request::{EngineError, Progress, Request, Sink};
 pub use sampling::{InvalidSampling, Sampler, SamplingParams};

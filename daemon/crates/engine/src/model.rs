@@ -1,9 +1,12 @@
 //! A model in memory: mapped weights, tokenizer, chat template. Invariant: what requests see of it never changes once it
 //! is loaded, so any number of them share it.
+use hyprstream_kernels::Pool;
 use hyprstream_model::{
-    ChatTemplate, Config, ModelFile, OpenError, TemplateError, Tokenizer, TokenizerError, Weights,
+    ChatTemplate, Config, KnownDigest, ModelFile, OpenError, PackOptions, PackReport, PackStage,
+    TemplateError, Tokenizer, TokenizerError, Weights,
 };
 use hyprstream_protocol::LoadStage;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +17,7 @@ pub struct Model {
     file: ModelFile,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<Result<ChatTemplate, TemplateError>>,
+    packing: PackReport,
     /// Set for good when it is to leave memory; requests that are on their way still get their answers.
     retired: AtomicBool,
 }
@@ -29,21 +33,67 @@ pub enum LoadError {
     Tokenizer(#[from] TokenizerError),
 }
 
+/// What a load may use.
+pub struct LoadOptions<'a> {
+    /// Packs and checks weights.
+    pub pool: &'a Pool,
+    /// The folder that keeps packed weights from load to load.
+    pub cache: Option<&'a Path>,
+    /// The digest of the model's file, where it is known.
+    pub digest: Option<KnownDigest>,
+}
+
+impl LoadOptions<'_> {
+    /// With packed weights in private memory.
+    pub fn new(pool: &Pool) -> LoadOptions<'_> {
+        LoadOptions {
+            pool,
+            cache: None,
+            digest: None,
+        }
+    }
+}
+
 impl Model {
-    /// Opens a GGUF file or a safetensors folder, builds the tokenizer and brings the weights into memory. Blocks.
-    /// `progress` hears of each stage, with the share done where it is known.
+    /// Opens a GGUF file or a safetensors folder, builds the tokenizer and brings the weights into memory, packed where
+    /// they can be. Blocks. `progress` hears of each stage, with the share done where it is known.
     pub fn load(
         name: &str,
         path: &Path,
+        options: &LoadOptions<'_>,
         progress: &mut dyn FnMut(LoadStage, Option<f32>),
     ) -> Result<Model, LoadError> {
         progress(LoadStage::Opening, None);
-        let file = ModelFile::open(path)?;
-        progress(LoadStage::Tokenizer, None);
-        let tokenizer = match file.tokenizer_source() {
-            Some(source) => Some(Arc::new(Tokenizer::new(&source)?)),
-            None => None,
+        let mut file = ModelFile::open(path)?;
+        let pack = PackOptions {
+            pool: options.pool,
+            cache: options.cache,
+            digest: options.digest,
         };
+        // A large vocabulary takes about as long as the weights, so they go side by side.
+        let (packed, tokenizer) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| {
+                file.tokenizer_source()
+                    .map(|source| Tokenizer::new(&source))
+                    .transpose()
+            });
+            let packed = file.pack(&pack, &mut |stage, share| {
+                let stage = match stage {
+                    PackStage::Checking => LoadStage::Weights,
+                    PackStage::Packing => LoadStage::Packing,
+                };
+                progress(stage, Some(share));
+            });
+            progress(LoadStage::Tokenizer, None);
+            (
+                packed,
+                tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            )
+        });
+        let tokenizer = tokenizer?.map(Arc::new);
+        let packed = packed?;
+        let packing = packed.report().clone();
+        file.adopt(packed);
         let template = file.chat_template_source().map(ChatTemplate::new);
         touch(file.weights(), &mut |share| {
             progress(LoadStage::Weights, Some(share))
@@ -54,8 +104,14 @@ impl Model {
             file,
             tokenizer,
             template,
+            packing,
             retired: AtomicBool::new(false),
         })
+    }
+
+    /// Where the packed weights came from, and what went wrong with them.
+    pub fn packing(&self) -> &PackReport {
+        &self.packing
     }
 
     pub(crate) fn retire(&self) {
@@ -115,28 +171,19 @@ impl Model {
     }
 }
 
-/// Reads one byte of every page, so that the first answer does not wait for the disk page by page.
+/// Reads one byte of every page of what products read from the model's file, so that the first answer does not wait for
+/// the disk page by page. The embedding stays where it is: few of its rows are ever asked for.
 fn touch(weights: &Weights, progress: &mut dyn FnMut(f32)) {
     const PAGE: usize = 4096;
-    let steps = weights.layers.len() + 1;
+    let plain: Vec<_> = weights
+        .factors()
+        .filter(|(_, matrix)| !matrix.is_packed())
+        .collect();
     let mut sum = 0u8;
-    let mut read = |bytes: &[u8]| sum = bytes.iter().step_by(PAGE).fold(sum, |a, &b| a.wrapping_add(b));
-    for (done, layer) in weights.layers.iter().enumerate() {
-        progress(done as f32 / steps as f32);
-        for m in [
-            &layer.q,
-            &layer.k,
-            &layer.v,
-            &layer.o,
-            &layer.gate,
-            &layer.up,
-            &layer.down,
-        ] {
-            read(m.as_ref().bytes);
-        }
+    for (done, (_, matrix)) in plain.iter().enumerate() {
+        progress(done as f32 / plain.len() as f32);
+        let bytes = matrix.as_ref().bytes.iter();
+        sum = bytes.step_by(PAGE).fold(sum, |sum, &byte| sum.wrapping_add(byte));
     }
-    progress(weights.layers.len() as f32 / steps as f32);
-    read(weights.embed.as_ref().bytes);
-    read(weights.output.as_ref().bytes);
     std::hint::black_box(sum);
 }

@@ -79,7 +79,7 @@ impl Options {
 /// Bytes that a loaded model claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Weights: the mapped file.
+    /// Weights: packed, or as they lie in the mapped file.
     pub weights: u64,
     /// Keys and values.
     pub kv: u64,
@@ -102,7 +102,7 @@ impl MemoryPlan {
             .and_then(|bytes| bytes.checked_mul(config.layers))
             .map_or(u64::MAX, |bytes| bytes as u64);
         MemoryPlan {
-            weights: summary.bytes,
+            weights: summary.resident_bytes,
             kv,
             scratch: scratch_bytes(config, options).saturating_add(drafts_bytes(config, options)),
         }

@@ -116,7 +116,7 @@ pub enum EngineError {
     },
     /// The model's file was written to while it was mapped.
     #[error(
-        "the file of model {model} was changed or cut short while it was in use; ask again when it is whole (a new file is best renamed into place)"
+        "the file of model {model}, or that of its packed weights, was changed or cut short while it was in use; ask again when it is whole (a new file is best renamed into place)"
     )]
     ModelDamaged {
         /// The model.

@@ -2,7 +2,7 @@
 //! several.
 use hyprstream_engine::forward::{Logits, Runner, Slice};
 use hyprstream_engine::speculation::Speculation;
-use hyprstream_engine::{BlockTable, Model, Options};
+use hyprstream_engine::{BlockTable, LoadOptions, Model, Options};
 use hyprstream_kernels::Pool;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
@@ -32,7 +32,15 @@ static COUNTING: Counting = Counting;
 #[test]
 fn a_decode_step_allocates_nothing() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/golden/archs/qwen3/hf");
-    let model = Arc::new(Model::load("tiny", &path, &mut |_, _| {}).unwrap());
+    let model = Arc::new(
+        Model::load(
+            "tiny",
+            &path,
+            &LoadOptions::new(&Pool::new(1).unwrap()),
+            &mut |_, _| {},
+        )
+        .unwrap(),
+    );
     let pool = Arc::new(Pool::new(2).unwrap());
     let mut runner = Runner::new(
         model,

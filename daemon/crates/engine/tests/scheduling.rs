@@ -6,9 +6,9 @@ mod reuse;
 mod turns;
 
 use hyprstream_engine::{
-    Engine, EngineError, Model, Options, Progress, Request, SamplingParams, Sink, SubmitError,
+    Engine, EngineError, LoadOptions, Model, Options, Progress, Request, SamplingParams, Sink, SubmitError,
 };
-use hyprstream_kernels::KvFormat;
+use hyprstream_kernels::{KvFormat, Pool};
 use hyprstream_protocol::{Event, FinishReason, Priority, Sampling};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,15 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 fn model() -> Arc<Model> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/golden/archs/qwen3/hf");
-    Arc::new(Model::load("tiny", &path, &mut |_, _| {}).unwrap())
+    Arc::new(
+        Model::load(
+            "tiny",
+            &path,
+            &LoadOptions::new(&Pool::new(1).unwrap()),
+            &mut |_, _| {},
+        )
+        .unwrap(),
+    )
 }
 
 #[derive(Default)]

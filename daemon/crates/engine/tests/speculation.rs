@@ -4,7 +4,7 @@
 use hyprstream_engine::forward::{Logits, Runner, Slice};
 use hyprstream_engine::speculation::DRAFT_MAX;
 use hyprstream_engine::{
-    BlockTable, Engine, EngineError, Model, Options, Progress, Request, SamplingParams, Sink,
+    BlockTable, Engine, EngineError, LoadOptions, Model, Options, Progress, Request, SamplingParams, Sink,
 };
 use hyprstream_kernels::{KvFormat, Pool};
 use hyprstream_protocol::{Event, FinishReason, Priority, Sampling, Usage};
@@ -42,7 +42,15 @@ fn golden() -> PathBuf {
 }
 
 fn open(path: &Path) -> Arc<Model> {
-    Arc::new(Model::load("golden", path, &mut |_, _| {}).unwrap())
+    Arc::new(
+        Model::load(
+            "golden",
+            path,
+            &LoadOptions::new(&Pool::new(1).unwrap()),
+            &mut |_, _| {},
+        )
+        .unwrap(),
+    )
 }
 
 /// The one with a tokenizer and an end token.

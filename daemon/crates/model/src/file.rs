@@ -27,6 +27,8 @@ pub struct Summary {
     pub context: u32,
     /// Bytes of the weights' files.
     pub bytes: u64,
+    /// Bytes that the weights take in memory: packed where they can be, else as they lie in the files.
+    pub resident_bytes: u64,
     /// Shape of the network.
     pub config: Config,
     /// What the tokenizer is, if there is one: `bpe`, `spm`, another name in GGUF, or `tokenizer.json`.
@@ -50,6 +52,8 @@ pub enum TokenizerSource<'a> {
 
 /// An opened, checked and mapped model.
 pub struct ModelFile {
+    /// The file's or folder's name, for messages.
+    name: String,
     weights: Weights,
     special: SpecialIds,
     summary: Summary,
@@ -116,6 +120,25 @@ impl ModelFile {
     /// What the catalog shows.
     pub fn summary(&self) -> &Summary {
         &self.summary
+    }
+
+    pub(crate) fn weights_mut(&mut self) -> &mut Weights {
+        &mut self.weights
+    }
+
+    pub(crate) fn maps(&self) -> &[Arc<Map>] {
+        &self.maps
+    }
+
+    /// Counts another map among those whose damage spoils results.
+    pub(crate) fn add_map(&mut self, map: Arc<Map>) {
+        self.maps.push(map);
+    }
+
+    pub(crate) fn damage(&self) -> OpenError {
+        OpenError::Damaged {
+            file: self.name.clone(),
+        }
     }
 
     /// Whether a file shrank or failed under its map: results are worthless from then on.
@@ -248,8 +271,14 @@ fn finish(
     if tensors.damaged() {
         return Err(OpenError::Damaged { file });
     }
-    let weights = weights.map_err(|source| OpenError::Weights { file, source })?;
+    let weights = weights.map_err(|source| OpenError::Weights {
+        file: file.clone(),
+        source,
+    })?;
+    let mut summary = summary;
+    summary.resident_bytes = weights.resident_bytes();
     Ok(ModelFile {
+        name: file,
         weights,
         special,
         summary,
@@ -287,6 +316,7 @@ fn summary_of(tensors: &Tensors, config: Config, tokenizer: Option<String>, has_
         format: tensors.main_kind(),
         context: u32::try_from(config.context).unwrap_or(u32::MAX),
         bytes: tensors.file_bytes(),
+        resident_bytes: 0,
         config,
         has_tokenizer: tokenizer,
         has_template,

@@ -14,6 +14,7 @@ mod hf;
 mod loader;
 mod map;
 mod open_error;
+mod packed;
 mod rope;
 mod special;
 mod template;
@@ -27,8 +28,12 @@ pub use arch::{ARCHS, Arch, Bias, WindowRule};
 pub use config::{Config, ConfigError};
 pub use file::{ModelFile, Summary, TokenizerSource, inspect, parse};
 pub use hf::HfError;
-pub use map::MapError;
+pub use map::{MapError, file_identity};
 pub use open_error::OpenError;
+pub use packed::{
+    KnownDigest, PackOptions, PackReport, PackStage, Packed, PackedError, PackedFrom, PackedSource,
+    PackedTable, PackedTensor, Tidied, parse as parse_packed, tidy as tidy_packed,
+};
 pub use rope::{Rope, RopeScaling};
 pub use special::SpecialIds;
 pub use template::{ChatTemplate, TemplateError, TemplateInput};

@@ -6,9 +6,10 @@
 
 #![allow(unsafe_code)]
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::ops::Range;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -36,7 +37,7 @@ static CLAIMS: Mutex<()> = Mutex::new(());
 /// Bytes of a page; set before the handler is installed.
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
 
-/// The bytes of a file: mapped, or (for tests and fuzzing) owned.
+/// The bytes of a file: mapped, or owned: packed weights that found no place on disk, and files of tests and fuzzing.
 pub struct Map {
     bytes: Bytes,
 }
@@ -49,6 +50,7 @@ enum Bytes {
         modified: Option<SystemTime>,
         slot: &'static Slot,
     },
+    Anonymous(memmap2::MmapMut),
     Owned(Box<[u8]>),
 }
 
@@ -79,10 +81,51 @@ impl Map {
         }
     }
 
+    /// What was written to memory that no file stands behind.
+    pub fn from_memory(memory: memmap2::MmapMut) -> Map {
+        Map {
+            bytes: Bytes::Anonymous(memory),
+        }
+    }
+
+    /// The file, to be asked for more than its bytes.
+    pub fn file(&self) -> Option<&File> {
+        match &self.bytes {
+            Bytes::Mapped { file, .. } => Some(file),
+            Bytes::Anonymous(_) | Bytes::Owned(_) => None,
+        }
+    }
+
+    /// Maps pages of this range in one go, which is faster than one by one. Where the system cannot, it changes nothing.
+    pub fn populate(&self, range: Range<usize>) {
+        if let Bytes::Mapped { map, .. } = &self.bytes {
+            let _ = map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
+        }
+    }
+
+    /// Gives the pages that lie whole in this range back; who reads them gets them from the file again.
+    pub fn forget(&self, range: Range<usize>) {
+        let Bytes::Mapped { map, .. } = &self.bytes else {
+            return;
+        };
+        let page = PAGE.load(Ordering::Acquire);
+        let (start, end) = (
+            range.start.next_multiple_of(page),
+            range.end.min(map.len()) / page * page,
+        );
+        if start < end {
+            // SAFETY: the map is read-only and backed by its file (or by the zeros of a repair), so its pages lose
+            // nothing.
+            let _ =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+        }
+    }
+
     /// The bytes. They may change when another process writes to the file.
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Mapped { map, .. } => map,
+            Bytes::Anonymous(memory) => memory,
             Bytes::Owned(bytes) => bytes,
         }
     }
@@ -131,6 +174,20 @@ pub enum MapError {
     /// The table of maps is full.
     #[error("cannot be mapped: {MAPS_MAX} files are mapped already; unload a model")]
     TooMany,
+}
+
+/// Device, inode, size and time of change: which content a file holds, as far as one can tell without reading it.
+pub fn file_identity(metadata: &Metadata) -> [u8; 32] {
+    let mtime_ns = metadata
+        .mtime()
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(metadata.mtime_nsec());
+    let fields = [metadata.dev(), metadata.ino(), metadata.size(), mtime_ns as u64];
+    let mut bytes = [0; 32];
+    for (slot, field) in bytes.chunks_exact_mut(8).zip(fields) {
+        slot.copy_from_slice(&field.to_le_bytes());
+    }
+    bytes
 }
 
 /// Opens a regular file. A named pipe in the models folder must not hold the reader up, hence O_NONBLOCK.

@@ -3,7 +3,7 @@
 
 use crate::map::Map;
 use crate::tensors::Tensor;
-use hyprstream_kernels::{Format, MatrixRef};
+use hyprstream_kernels::{Format, MatrixRef, PackedRef, Weight};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ pub struct Matrix {
     format: Format,
     rows: usize,
     cols: usize,
+    packed: Option<(Arc<Map>, Range<usize>)>,
 }
 
 impl Matrix {
@@ -26,10 +27,40 @@ impl Matrix {
             format,
             rows,
             cols,
+            packed: None,
         }
     }
 
-    /// The bytes, for the kernels.
+    /// The form that products take: packed, where the model was packed and the format has such a form.
+    pub fn weight(&self) -> Weight<'_> {
+        let packed = self.packed.as_ref().and_then(|(map, range)| {
+            PackedRef::new(self.format, self.rows, self.cols, map.bytes().get(range.clone())?)
+        });
+        packed.map_or_else(|| Weight::Plain(self.as_ref()), Weight::Packed)
+    }
+
+    /// Whether there is a packed form.
+    pub fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn packed_bytes(&self) -> Option<&[u8]> {
+        let (map, range) = self.packed.as_ref()?;
+        matches!(self.weight(), Weight::Packed(_)).then(|| &map.bytes()[range.clone()])
+    }
+
+    /// Where the packed form lies from now on.
+    pub(crate) fn set_packed(&mut self, map: Arc<Map>, range: Range<usize>) {
+        self.packed = Some((map, range));
+    }
+
+    /// Gives the file's pages back, where the packed form stands in for them.
+    pub(crate) fn forget(&self) {
+        self.map.forget(self.range.clone());
+    }
+
+    /// The bytes as they lie in the file: for rows of the embedding, and to pack them.
     pub fn as_ref(&self) -> MatrixRef<'_> {
         let bytes = &self.map.bytes()[self.range.clone()];
         MatrixRef {
@@ -68,6 +99,70 @@ pub struct Weights {
     pub layers: Vec<Layer>,
     /// Divisors of the rotary frequencies, `[rope.dims / 2]`.
     pub rope_factors: Option<Vec<f32>>,
+}
+
+impl Weights {
+    /// The matrices that products need, by name, in a fixed order.
+    pub fn factors(&self) -> impl Iterator<Item = (String, &Matrix)> {
+        let layers = self.layers.iter().enumerate().flat_map(|(i, layer)| {
+            let Layer {
+                q,
+                k,
+                v,
+                o,
+                gate,
+                up,
+                down,
+                ..
+            } = layer;
+            let named = [
+                ("q", q),
+                ("k", k),
+                ("v", v),
+                ("o", o),
+                ("gate", gate),
+                ("up", up),
+                ("down", down),
+            ];
+            named.map(|(name, matrix)| (format!("{i}.{name}"), matrix))
+        });
+        layers.chain(std::iter::once(("output".to_owned(), &self.output)))
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn factors_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        let layers = self.layers.iter_mut().flat_map(|layer| {
+            let Layer {
+                q,
+                k,
+                v,
+                o,
+                gate,
+                up,
+                down,
+                ..
+            } = layer;
+            [q, k, v, o, gate, up, down]
+        });
+        layers.chain(std::iter::once(&mut self.output))
+    }
+
+    /// Bytes that stay in memory once the weights are packed: the packed forms, the matrices without one, and the
+    /// embedding, of which every row may be asked for.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let factors = self.factors().fold(0u64, |sum, (_, matrix)| {
+            let bytes = hyprstream_kernels::packed_bytes(matrix.format, matrix.rows, matrix.cols);
+            let shared = bytes.is_none()
+                && matrix.range == self.embed.range
+                && Arc::ptr_eq(&matrix.map, &self.embed.map);
+            sum.saturating_add(if shared {
+                0
+            } else {
+                bytes.unwrap_or(matrix.range.len()) as u64
+            })
+        });
+        factors.saturating_add(self.embed.range.len() as u64)
+    }
 }
 
 /// The weights of one block.

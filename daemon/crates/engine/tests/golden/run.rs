@@ -1,6 +1,6 @@
 //! Drives [`Runner`] over whole sequences. Invariant: logits come back for every position, once.
 use hyprstream_engine::forward::{Logits, Runner, Slice};
-use hyprstream_engine::{BlockTable, Model, Options};
+use hyprstream_engine::{BlockTable, LoadOptions, Model, Options};
 use hyprstream_kernels::{KvFormat, Pool};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,8 @@ pub fn numbers(value: &Value) -> Vec<f64> {
 
 /// Opens a model, however it is stored.
 pub fn open(path: &Path) -> Arc<Model> {
-    let model = Model::load("golden", path, &mut |_, _| {});
+    let pool = Pool::new(1).unwrap();
+    let model = Model::load("golden", path, &LoadOptions::new(&pool), &mut |_, _| {});
     Arc::new(model.unwrap_or_else(|e| panic!("{}: {e}", path.display())))
 }
 

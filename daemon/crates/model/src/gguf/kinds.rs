@@ -94,4 +94,9 @@ impl TensorKind {
     pub fn by_id(id: u32) -> Option<&'static TensorKind> {
         KINDS.binary_search_by_key(&id, |k| k.id).ok().map(|i| &KINDS[i])
     }
+    /// GGML's number of a format.
+    pub fn of(format: Format) -> u32 {
+        let kind = KINDS.iter().find(|kind| kind.format == Some(format));
+        kind.map_or(u32::MAX, |kind| kind.id)
+    }
 }
