@@ -247,7 +247,6 @@ impl Input {
 
     /// bf16 of the rows of prompts, where the pool has tiles: blocks of 16 rows x 32 columns, all blocks of the first 16
     /// rows in order of columns, then those of the next.
-    #[allow(dead_code)]
     pub(crate) fn bf16(&self) -> &[Line] {
         assert!(self.forms.packed, "the packed form was set");
         let rows = self.rows.total() - self.int8_rows;
@@ -391,8 +390,8 @@ fn quantise<S: Simd>(s: S, v: &[f32; GROUP], q: &mut [i8]) -> Group {
 }
 
 impl Level {
-    /// Whether rows of prompts are multiplied in bf16 tiles: on no level so far.
+    /// Whether rows of prompts are multiplied in bf16 tiles.
     fn has_tiles(self) -> bool {
-        false
+        self.isa() == crate::isa::Isa::Amx
     }
 }

@@ -4,8 +4,12 @@
 //! or the number of threads.
 
 mod int8;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
-use crate::input::Input;
+use crate::input::{Input, TILE_ROWS};
 use crate::matmul::{self, MatrixRef};
 use crate::packed::PackedRef;
 use crate::pool::Pool;
@@ -127,6 +131,31 @@ struct Packed<'a> {
     y: Shards<'a, f32>,
     add: bool,
     piece_panels: usize,
+    bands: Bands,
+}
+
+/// How the rows of prompts are spread over pieces: `count` times `blocks` blocks of 16, `all` together.
+#[derive(Clone, Copy)]
+struct Bands {
+    count: usize,
+    blocks: usize,
+    all: usize,
+}
+
+impl Bands {
+    fn new(input: &Input) -> Bands {
+        let rows = input.rows.total() - input.int8_rows;
+        let all = rows.div_ceil(TILE_ROWS);
+        #[cfg(target_arch = "x86_64")]
+        let blocks = wide::band_blocks(rows, input.cols).max(1);
+        #[cfg(not(target_arch = "x86_64"))]
+        let blocks = all.max(1);
+        Bands {
+            count: all.div_ceil(blocks).max(1),
+            blocks,
+            all,
+        }
+    }
 }
 
 impl<'a> Packed<'a> {
@@ -147,6 +176,7 @@ impl<'a> Packed<'a> {
             y: Shards::new(product.y),
             add: product.add,
             piece_panels,
+            bands: Bands::new(input),
         }
     }
 
@@ -154,17 +184,33 @@ impl<'a> Packed<'a> {
         if self.input.rows.total() == 0 {
             0
         } else {
-            self.w.panels().div_ceil(self.piece_panels)
+            self.w.panels().div_ceil(self.piece_panels) * self.bands.count
         }
     }
 
     /// Computes the outputs of the piece's panels for all rows.
     fn run(&self, level: Level, piece: usize) {
+        // A band's activations stay in the caches from piece to piece.
+        let in_band = self.w.panels().div_ceil(self.piece_panels);
+        let (band, piece) = (piece / in_band, piece % in_band);
         let first = piece * self.piece_panels;
         let panels = first..self.w.panels().min(first + self.piece_panels);
-        // Rows `..int8_rows` are in int8: generated tokens, or all where there are no tiles. A path by tiles for many of
-        // them, and the path of the rows after them in bf16, begin here, with the same panels.
-        int8::rows(level, self, panels, 0..self.input.int8_rows);
+        // Rows `..int8_rows` are in int8: generated tokens, or all where there are no tiles.
+        let rows = 0..if band == 0 { self.input.int8_rows } else { 0 };
+        #[cfg(target_arch = "x86_64")]
+        if let Some(amx) = level.amx() {
+            let part = self;
+            let Bands { blocks, all, .. } = self.bands;
+            let blocks = all.min(band * blocks)..all.min((band + 1) * blocks);
+            if rows.len() < tiles::ROWS_MIN {
+                int8::rows(level, self, panels.clone(), rows);
+            } else {
+                let panels = panels.clone();
+                tiles::Rows { part, panels, rows }.run(amx);
+            }
+            return wide::Rows { part, panels, blocks }.run(amx);
+        }
+        int8::rows(level, self, panels, rows);
     }
 
     /// Puts the outputs of one row for the rows of weights from `first` in their place.
