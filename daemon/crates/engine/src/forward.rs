@@ -5,8 +5,8 @@
 use crate::options::{LOGIT_ROWS, SEQUENCES_MAX};
 use crate::{KvCache, Model, Options};
 use hyprstream_kernels as kernels;
-use hyprstream_kernels::{HeadNorms, Output, Pool, Rotation, Span};
-use hyprstream_model::{Config, Layer};
+use hyprstream_kernels::{Forms, HeadNorms, Input, Pool, Product, Rotation, Rows, Span, Weight};
+use hyprstream_model::{Config, Layer, Matrix};
 use std::sync::Arc;
 
 /// The next tokens of one sequence.
@@ -48,8 +48,12 @@ pub struct Runner {
 
 struct Buffers {
     tokens_max: usize,
+    /// The residual stream.
     x: Vec<f32>,
-    normed: Vec<f32>,
+    /// What a product reads, in the forms that its weights want.
+    input: Input,
+    /// Final states of the tokens whose logits are wanted.
+    states: Vec<f32>,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -69,7 +73,8 @@ impl Buffers {
         Some(Buffers {
             tokens_max,
             x: rows(config.hidden)?,
-            normed: rows(config.hidden)?,
+            input: Input::new(tokens_max.max(LOGIT_ROWS), input_width(config)?)?,
+            states: zeroed(config.hidden.checked_mul(LOGIT_ROWS)?)?,
             q: rows(heads)?,
             k: rows(kv_heads)?,
             v: rows(kv_heads)?,
@@ -81,6 +86,12 @@ impl Buffers {
             logits: zeroed(config.vocab.checked_mul(LOGIT_ROWS)?)?,
         })
     }
+}
+
+/// Columns of the widest product.
+pub(crate) fn input_width(config: &Config) -> Option<usize> {
+    let heads = config.heads.checked_mul(config.head_dim)?;
+    Some(config.hidden.max(config.ffn).max(heads))
 }
 
 fn zeroed(len: usize) -> Option<Vec<f32>> {
@@ -154,10 +165,15 @@ impl Runner {
             first += slice.tokens.len();
         }
         let spans = &spans[..slices.len()];
+        let decode = slices.iter().filter(|s| !s.prefill).map(|s| s.tokens.len()).sum();
+        let rows = Rows {
+            decode,
+            prefill: tokens - decode,
+        };
         self.embed(slices);
         self.turn(spans);
         for index in 0..self.model.config().layers {
-            self.layer(index, tokens, spans);
+            self.layer(index, rows, spans);
         }
         self.head(slices, spans, on_logits);
     }
@@ -188,70 +204,50 @@ impl Runner {
         }
     }
 
-    fn layer(&mut self, index: usize, tokens: usize, spans: &[Span<'_>]) {
+    fn layer(&mut self, index: usize, rows: Rows, spans: &[Span<'_>]) {
         let config = self.model.config();
         let layer = &self.model.weights().layers[index];
         let pool = &*self.pool;
-        let b = &mut self.buffers;
+        let tokens = rows.total();
         let (heads, kv_heads, dim) = (config.heads, config.kv_heads, config.head_dim);
+        let b = &mut self.buffers;
         let x = &mut b.x[..tokens * config.hidden];
-        let normed = &mut b.normed[..tokens * config.hidden];
         let q = &mut b.q[..tokens * heads * dim];
         let k = &mut b.k[..tokens * kv_heads * dim];
         let v = &mut b.v[..tokens * kv_heads * dim];
-        let attended = &mut b.attended[..tokens * heads * dim];
 
-        kernels::rms_norm(pool, x, &layer.attn_norm, config.norm_eps, normed);
-        project(pool, layer, normed, q, k, v);
-        let norms = match (&layer.q_norm, &layer.k_norm) {
-            (Some(q), Some(k)) => Some(HeadNorms {
-                q,
-                k,
-                eps: config.norm_eps,
-            }),
-            _ => None,
-        };
+        let forms = forms(&[&layer.q, &layer.k, &layer.v]);
+        let eps = config.norm_eps;
+        b.input.set_norm(pool, x, &layer.attn_norm, eps, rows, forms);
+        project(pool, layer, &b.input, q, k, v);
+        let norms = layer.q_norm.as_ref().zip(layer.k_norm.as_ref());
+        let norms = norms.map(|(q, k)| HeadNorms { q, k, eps });
+        let pairs = config.rope.dims / 2;
         let rotation = Rotation {
-            cos: &b.cos,
-            sin: &b.sin,
-            pairs: config.rope.dims / 2,
+            cos: &b.cos[..tokens * pairs],
+            sin: &b.sin[..tokens * pairs],
+            pairs,
             layout: config.rope.layout,
         };
         let cache = &mut self.cache.layers[index];
         kernels::place_heads(pool, cache, q, k, v, spans, norms, rotation);
+        let attended = &mut b.attended[..tokens * heads * dim];
         let scale = 1.0 / (dim as f32).sqrt();
-        kernels::attend(
-            pool,
-            cache,
-            q,
-            heads,
-            spans,
-            scale,
-            config.windows[index],
-            attended,
-        );
-        kernels::matmul(pool, layer.o.as_ref(), attended, None, normed);
-        kernels::add(pool, x, normed);
+        let window = config.windows[index];
+        kernels::attend(pool, cache, q, heads, spans, scale, window, attended);
+        b.input
+            .set(pool, attended, heads * dim, rows, self::forms(&[&layer.o]));
+        kernels::multiply(pool, &b.input, &mut [residual(&layer.o, x)]);
 
-        kernels::rms_norm(pool, x, &layer.ffn_norm, config.norm_eps, normed);
+        let forms = self::forms(&[&layer.gate, &layer.up]);
+        b.input.set_norm(pool, x, &layer.ffn_norm, eps, rows, forms);
         let gate = &mut b.gate[..tokens * config.ffn];
         let up = &mut b.up[..tokens * config.ffn];
-        let outputs = &mut [
-            Output {
-                w: layer.gate.as_ref(),
-                bias: None,
-                y: gate,
-            },
-            Output {
-                w: layer.up.as_ref(),
-                bias: None,
-                y: up,
-            },
-        ];
-        kernels::matmul_many(pool, normed, outputs);
-        kernels::silu_mul(pool, gate, up);
-        kernels::matmul(pool, layer.down.as_ref(), gate, None, normed);
-        kernels::add(pool, x, normed);
+        let products = &mut [product(&layer.gate, None, gate), product(&layer.up, None, up)];
+        kernels::multiply(pool, &b.input, products);
+        let forms = self::forms(&[&layer.down]);
+        b.input.set_silu_mul(pool, gate, up, config.ffn, rows, forms);
+        kernels::multiply(pool, &b.input, &mut [residual(&layer.down, x)]);
     }
 
     fn head(
@@ -281,46 +277,68 @@ impl Runner {
         self.logits(&rows[..count], on_logits);
     }
 
-    /// Copies the final state of a token into `normed`, which is free once the last layer is through.
+    /// Copies the final state of a token to where the head reads it.
     fn gather(&mut self, token: usize, slot: usize) {
         let hidden = self.model.config().hidden;
         let state = &self.buffers.x[token * hidden..(token + 1) * hidden];
-        self.buffers.normed[slot * hidden..(slot + 1) * hidden].copy_from_slice(state);
+        self.buffers.states[slot * hidden..(slot + 1) * hidden].copy_from_slice(state);
     }
 
+    /// Logits of the gathered states. All have the arithmetic of generated tokens here, whatever their role: they are
+    /// few, for which it is the faster one.
     fn logits(&mut self, rows: &[(usize, usize)], on_logits: &mut dyn FnMut(usize, usize, &mut [f32])) {
         if rows.is_empty() {
             return;
         }
         let (config, weights) = (self.model.config(), self.model.weights());
-        let b = &mut self.buffers;
-        let states = &mut b.normed[..rows.len() * config.hidden];
-        kernels::rms_norm_in_place(&self.pool, states, &weights.output_norm, config.norm_eps);
+        let (b, pool) = (&mut self.buffers, &*self.pool);
+        let states = &b.states[..rows.len() * config.hidden];
+        let roles = Rows {
+            decode: rows.len(),
+            prefill: 0,
+        };
+        let forms = forms(&[&weights.output]);
+        b.input
+            .set_norm(pool, states, &weights.output_norm, config.norm_eps, roles, forms);
         let logits = &mut b.logits[..rows.len() * config.vocab];
-        kernels::matmul(&self.pool, weights.output.as_ref(), states, None, logits);
+        kernels::multiply(pool, &b.input, &mut [product(&weights.output, None, logits)]);
         for (&(slice, at), logits) in rows.iter().zip(logits.chunks_exact_mut(config.vocab)) {
             on_logits(slice, at, logits);
         }
     }
 }
 
-fn project(pool: &Pool, layer: &Layer, x: &[f32], q: &mut [f32], k: &mut [f32], v: &mut [f32]) {
-    let outputs = &mut [
-        Output {
-            w: layer.q.as_ref(),
-            bias: layer.q_bias.as_deref(),
-            y: q,
-        },
-        Output {
-            w: layer.k.as_ref(),
-            bias: layer.k_bias.as_deref(),
-            y: k,
-        },
-        Output {
-            w: layer.v.as_ref(),
-            bias: layer.v_bias.as_deref(),
-            y: v,
-        },
+/// The forms of an input that all these read.
+fn forms(matrices: &[&Matrix]) -> Forms {
+    let packed = |m: &&Matrix| matches!(m.weight(), Weight::Packed(_));
+    Forms {
+        plain: !matrices.iter().all(packed),
+        packed: matrices.iter().any(packed),
+    }
+}
+
+fn product<'a>(w: &'a Matrix, bias: Option<&'a [f32]>, y: &'a mut [f32]) -> Product<'a> {
+    Product {
+        w: w.weight(),
+        bias,
+        y,
+        add: false,
+    }
+}
+
+/// The product that goes on top of the residual stream `x`.
+fn residual<'a>(w: &'a Matrix, x: &'a mut [f32]) -> Product<'a> {
+    Product {
+        add: true,
+        ..product(w, None, x)
+    }
+}
+
+fn project(pool: &Pool, layer: &Layer, input: &Input, q: &mut [f32], k: &mut [f32], v: &mut [f32]) {
+    let products = &mut [
+        product(&layer.q, layer.q_bias.as_deref(), q),
+        product(&layer.k, layer.k_bias.as_deref(), k),
+        product(&layer.v, layer.v_bias.as_deref(), v),
     ];
-    kernels::matmul_many(pool, x, outputs);
+    kernels::multiply(pool, input, products);
 }

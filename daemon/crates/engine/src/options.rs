@@ -1,6 +1,7 @@
 //! How large the engine may get. Invariant: a plan counts every buffer that a loaded model ever owns; nothing grows later.
+use crate::forward::input_width;
 use crate::speculation::NgramIndex;
-use hyprstream_kernels::{KV_BLOCK, KvFormat, KvLayer};
+use hyprstream_kernels::{Input, KV_BLOCK, KvFormat, KvLayer};
 use hyprstream_model::{Config, Summary};
 use std::time::Duration;
 
@@ -125,21 +126,20 @@ fn drafts_bytes(config: &Config, options: &Options) -> u64 {
 
 fn scratch_bytes(config: &Config, options: &Options) -> u64 {
     let tokens = options.step_tokens_max() as u64;
-    let widths = [
-        config.hidden,
-        config.hidden,
-        config.ffn,
-        config.ffn,
-        config.rope.dims,
-    ];
+    let widths = [config.hidden, config.ffn, config.ffn, config.rope.dims];
     let heads = [config.heads, config.heads, config.kv_heads, config.kv_heads];
     let per_token = widths.iter().fold(0u64, |sum, &w| sum.saturating_add(w as u64));
     let per_token = heads.iter().fold(per_token, |sum, &h| {
         sum.saturating_add((h as u64).saturating_mul(config.head_dim as u64))
     });
     let logits = (config.vocab as u64).saturating_mul(LOGIT_ROWS as u64 + 3);
-    tokens
+    let states = (config.hidden as u64).saturating_mul(LOGIT_ROWS as u64);
+    let floats = tokens
         .saturating_mul(per_token)
         .saturating_add(logits)
-        .saturating_mul(4)
+        .saturating_add(states);
+    let rows = options.step_tokens_max().max(LOGIT_ROWS);
+    let input = input_width(config).and_then(|width| Input::bytes(rows, width));
+    let input = input.map_or(u64::MAX, |bytes| bytes as u64);
+    floats.saturating_mul(4).saturating_add(input)
 }
