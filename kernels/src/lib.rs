@@ -7,7 +7,6 @@
 
 mod act;
 #[cfg(target_arch = "x86_64")]
-#[allow(dead_code, unused_imports)]
 mod amx;
 mod attention;
 mod input;

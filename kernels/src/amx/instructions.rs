@@ -57,13 +57,9 @@ macro_rules! product {
 product! {
     /// `c += a b` on bf16 pairs, into f32.
     tile_dpbf16ps "tdpbf16ps"
-    /// `c += a b` on fours of signed bytes, into i32.
-    tile_dpbssd "tdpbssd"
-    /// `c += a b`, `a` signed and `b` unsigned bytes.
+    /// `c += a b` on fours of bytes, into i32, `a` signed and `b` unsigned.
     tile_dpbsud "tdpbsud"
-    /// `c += a b`, `a` unsigned and `b` signed bytes.
-    tile_dpbusd "tdpbusd"
 }
 
 #[allow(clippy::single_component_path_imports, unused_imports)] // This is how macros get a path.
-pub(crate) use {tile_dpbf16ps, tile_dpbssd, tile_dpbsud, tile_dpbusd, tile_load, tile_store, tile_zero};
+pub(crate) use {tile_dpbf16ps, tile_dpbsud, tile_load, tile_store, tile_zero};
