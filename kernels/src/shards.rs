@@ -31,6 +31,12 @@ impl<'a, T> Shards<'a, T> {
         self.len == 0
     }
 
+    /// Where element `at` lies, or would: an address to prefetch, not to use.
+    #[inline(always)]
+    pub(crate) fn address(&self, at: usize) -> *const T {
+        self.start.wrapping_add(at)
+    }
+
     /// Elements `at..at + len`.
     ///
     /// # Safety

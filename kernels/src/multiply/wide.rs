@@ -3,7 +3,7 @@
 //! Invariant: a row's floats are `sum_k bf16(w) * bf16(x)` in f32, 32 columns at a time in order, however many rows and
 //! panels are walked at once.
 //!
-//! Two panels at a time are made bf16, so many columns that they stay in the first cache, and all rows are multiplied
+//! Two panels at a time are made bf16, so many columns that they stay in the caches, and all rows are multiplied
 //! with them before the next columns.
 #![allow(clippy::needless_range_loop)] // Plain loops over registers are what the compiler unrolls.
 
@@ -21,8 +21,9 @@ use crate::simd::int8::Int8;
 
 /// Panels that are multiplied at once.
 const PAIR: usize = 2;
-/// Columns whose weights are in bf16 at once: 16 KB of two panels.
-const TURN_COLS: usize = 256;
+/// Columns whose weights are in bf16 at once: 64 KB of two panels, in the second cache. Fewer would stay in the first, but
+/// then sums are stored and loaded more often, which costs more.
+const TURN_COLS: usize = 1024;
 /// How far ahead of the codes in use others are asked for.
 const AHEAD: usize = 2 << 10;
 /// Rows of activations that a piece takes, at most and at least.
@@ -107,7 +108,7 @@ unsafe fn rows<K: Kind>(amx: Amx, job: &Rows<'_>) {
                 };
             }
             // SAFETY: the scratch was just filled.
-            unsafe { multiply_band(&tiles, job, panels, cols, b, c) };
+            unsafe { multiply_band(&tiles, job, first, panels, cols, b, c) };
         }
         for (index, block) in job.blocks.clone().enumerate() {
             // SAFETY: the sums of this block were just stored.
@@ -124,11 +125,13 @@ unsafe fn rows<K: Kind>(amx: Amx, job: &Rows<'_>) {
 unsafe fn multiply_band(
     tiles: &Tiles,
     job: &Rows<'_>,
+    first: usize,
     panels: usize,
     cols: Range<usize>,
     b: *const u8,
     c: *mut u8,
 ) {
+    let last = cols.end == job.part.w.cols;
     let groups = job.part.w.cols / GROUP;
     let lines = job.part.input.bf16();
     let lines = &lines[job.blocks.start * groups * TILE_ROWS..job.blocks.end * groups * TILE_ROWS];
@@ -146,6 +149,9 @@ unsafe fn multiply_band(
             .cast::<u8>()
             .wrapping_add((block * groups + cols.start / GROUP) * TILE);
         let a = area(at, groups * TILE);
+        if last {
+            prefetch_outputs(job, job.blocks.start + block, first);
+        }
         let c = Target {
             at: c.wrapping_add(block * PAIR * TILE),
             stride: PAIR * LINE,
@@ -160,6 +166,23 @@ unsafe fn multiply_band(
                 (false, true) => multiply_block::<1, 2>(tiles, a, b, c, steps, add),
                 (false, false) => multiply_block::<1, 1>(tiles, a, b, c, steps, add),
             }
+        }
+    }
+}
+
+/// Asks for the lines that two blocks of outputs will go to. Each row's are on a page of their own, far from the others:
+/// fetched one after the other they would cost as much time as the products.
+#[inline(always)]
+fn prefetch_outputs(job: &Rows<'_>, block: usize, first: usize) {
+    let part = job.part;
+    let at = part.input.int8_rows + block * TILE_ROWS;
+    for row in at..(at + 2 * TILE_ROWS).min(part.input.rows.total()) {
+        let y = part.y.address(row * part.w.rows + first * PANEL).cast::<i8>();
+        // SAFETY: prefetching is allowed at any address.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_ET0>(y);
+            _mm_prefetch::<_MM_HINT_ET0>(y.wrapping_add(LINE));
+            _mm_prefetch::<_MM_HINT_ET0>(y.wrapping_add(2 * LINE - 1));
         }
     }
 }

@@ -8,7 +8,7 @@ use hyprstream_kernels::KV_BLOCK;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-/// The blocks of one sequence, in the order of its positions. Goes back with [`Blocks::release`].
+/// The blocks of one sequence, in the order of its positions. Goes back with `Blocks::release`.
 #[derive(Debug, Default)]
 pub struct BlockTable {
     blocks: Vec<u32>,
