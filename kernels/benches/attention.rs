@@ -1,7 +1,7 @@
 //! Prints how fast attention is: a whole prompt's, and a step's over caches that exceed the processor's.
 //!
 //! Invariant: queries and keys are as large as a model's (scores of some units), since exact zeros would skip work.
-//! `cargo bench -p hyprstream-kernels --bench attention -- [threads] [isa]`
+//! `cargo bench -p hyprstream-kernels --bench attention -- [threads] [isa] [decode]`; with `decode` without prompts.
 
 use std::time::Instant;
 
@@ -147,8 +147,10 @@ fn main() {
     match Pool::with_isa(threads, isa) {
         Ok(pool) => {
             println!("{} threads, {}", pool.threads(), pool.isa().name());
-            prompts(&pool, 512);
-            prompts(&pool, 4096);
+            if !words.iter().any(|word| word == "decode") {
+                prompts(&pool, 512);
+                prompts(&pool, 4096);
+            }
             streams(&pool, 16, 512, 1);
             streams(&pool, 1, 4096, 1);
             streams(&pool, 1, 4096, 4);

@@ -209,13 +209,30 @@ impl<'a, T: Value> Piece<'a, T> {
         first.saturating_sub(start).min(KV_BLOCK)..end.saturating_sub(start).min(KV_BLOCK)
     }
 
-    /// Takes rows `row..row + R` through one block.
+    /// The keys and the values of a block.
     #[inline(always)]
-    fn block<S: Simd, const R: usize>(&self, s: S, row: usize, index: usize, states: &mut [State]) {
-        let dim = self.call.shape.head_dim;
+    fn rows(&self, index: usize) -> [Rows<'a, T>; 2] {
         let first = self.call.shape.row_of(self.span.blocks[index], self.kv_head);
         let [k, v] = self.cache;
-        let [k, v] = [k, v].map(|half| half.rows(self.call.shape, first, KV_BLOCK));
+        [
+            k.rows(self.call.shape, first, KV_BLOCK),
+            v.rows(self.call.shape, first, KV_BLOCK),
+        ]
+    }
+
+    /// Takes rows `row..row + R` through one block, while `ahead` comes from memory.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)]
+    fn block<S: Simd, const R: usize>(
+        &self,
+        s: S,
+        row: usize,
+        index: usize,
+        ahead: Option<[Rows<'a, T>; 2]>,
+        states: &mut [State],
+    ) {
+        let dim = self.call.shape.head_dim;
+        let [k, v] = self.rows(index);
         let mut visible = [const { 0..0 }; R];
         for (r, visible) in visible.iter_mut().enumerate() {
             *visible = self.visible(row + r, index * KV_BLOCK);
@@ -225,73 +242,135 @@ impl<'a, T: Value> Piece<'a, T> {
         if end == 0 || visible.iter().all(|visible| visible.is_empty()) {
             return;
         }
-        let mut q: [&[f32]; R] = [&[]; R];
-        for (r, q) in q.iter_mut().enumerate() {
-            *q = &self.call.q[self.at(row + r)..][..dim];
+        let (mut q, mut at): ([&[f32]; R], _) = ([&[]; R], [0; R]);
+        for r in 0..R {
+            at[r] = self.at(row + r);
+            q[r] = &self.call.q[at[r]..][..dim];
         }
-        let mut scores = scores::<S, T, R>(s, q, k, end);
+        let [ahead_k, ahead_v] = match ahead {
+            Some([k, v]) => [Some(k), Some(v)],
+            None => [None, None],
+        };
+        // With thirty-two registers, two rows take eight keys or eight vectors of values at once.
+        let many = S::LANES == 16 && R <= 2;
+        let mut scores = if !dim.is_multiple_of(S::LANES) {
+            scores::<S, T, R, 4, true>(s, q, k, end, ahead_k)
+        } else if many {
+            scores::<S, T, R, 8, false>(s, q, k, end, ahead_k)
+        } else {
+            scores::<S, T, R, 4, false>(s, q, k, end, ahead_k)
+        };
         let mut shrink = [1.0; R];
         for r in 0..R {
             shrink[r] = states[row + r].take(s, &mut scores[r], visible[r].clone(), self.call.scale);
         }
+        let blend = Blend {
+            out: &self.call.out,
+            at,
+            v,
+            end,
+            weights: &scores,
+            shrink,
+        };
         let mut d = 0;
+        if let Some(rows) = ahead_v
+            && !(many && dim >= 8 * S::LANES)
+        {
+            rows.prefetch(s, 0..KV_BLOCK);
+        }
+        while many && d + 8 * S::LANES <= dim {
+            blend.columns::<S, 8>(s, d, ahead_v.filter(|_| d == 0));
+            d += 8 * S::LANES;
+        }
         while d + 4 * S::LANES <= dim {
-            self.blend::<S, R, 4>(s, row, d, v, end, &scores, shrink);
+            blend.columns::<S, 4>(s, d, None);
             d += 4 * S::LANES;
         }
-        while d < dim {
-            self.blend::<S, R, 1>(s, row, d, v, end, &scores, shrink);
+        while d + S::LANES <= dim {
+            blend.columns::<S, 1>(s, d, None);
             d += S::LANES;
         }
+        if d < dim {
+            blend.rest(s, d);
+        }
+    }
+}
+
+/// What adds the weighted values of a block to what some rows have so far.
+struct Blend<'a, T, const R: usize> {
+    out: &'a Shards<'a, f32>,
+    /// Where the rows lie in out.
+    at: [usize; R],
+    v: Rows<'a, T>,
+    end: usize,
+    weights: &'a Scores<R>,
+    shrink: [f32; R],
+}
+
+impl<T: Value, const R: usize> Blend<'_, T, R> {
+    #[allow(clippy::mut_from_ref)]
+    #[inline(always)]
+    fn out(&self, r: usize, d: usize, len: usize) -> &mut [f32] {
+        // SAFETY: a piece's rows are its own, it runs on one thread, and takes one part of a row at a time.
+        unsafe { self.out.part(self.at[r] + d, len) }
     }
 
+    /// Columns `d..d + N * LANES`.
     // Indices name registers here: the loops over rows and vectors unroll.
-    /// Adds the weighted values, columns `d..d + N * LANES`, to what the rows have so far.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, clippy::needless_range_loop)]
-    fn blend<S: Simd, const R: usize, const N: usize>(
-        &self,
-        s: S,
-        row: usize,
-        d: usize,
-        v: Rows<'_, T>,
-        end: usize,
-        weights: &Scores<R>,
-        shrink: [f32; R],
-    ) {
-        let dim = self.call.shape.head_dim;
-        let width = (N * S::LANES).min(dim - d);
-        let whole = width == N * S::LANES;
-        assert!(v.values.len() >= end * dim && v.dim == dim && (whole || N == 1));
+    #[allow(clippy::needless_range_loop)]
+    fn columns<S: Simd, const N: usize>(&self, s: S, d: usize, ahead: Option<Rows<'_, T>>) {
+        let v = self.v;
+        assert!(self.end <= KV_BLOCK && v.values.len() >= self.end * v.dim && d + N * S::LANES <= v.dim);
         let mut sums = [[s.splat(0.0); N]; R];
         for r in 0..R {
-            let so_far = &self.out(row + r)[d..d + width];
-            for (sum, so_far) in sums[r].iter_mut().zip(so_far.chunks(S::LANES)) {
-                *sum = s.mul(s.splat(shrink[r]), s.load_some(so_far));
+            let shrink = s.splat(self.shrink[r]);
+            let so_far = self.out(r, d, N * S::LANES);
+            for n in 0..N {
+                sums[r][n] = s.mul(shrink, s.load(&so_far[n * S::LANES..]));
             }
         }
-        for j in 0..end {
-            let mut values = [s.splat(0.0); N];
-            for (n, value) in values.iter_mut().enumerate() {
-                *value = if whole {
-                    // SAFETY: `d + N * LANES <= dim`, and `v` has rows of `dim` up to `end`.
-                    unsafe { v.load_at(s, j, d + n * S::LANES) }
-                } else {
-                    v.load_rest(s, j, d)
-                };
+        for j in 0..self.end {
+            if let Some(ahead) = ahead {
+                ahead.prefetch(s, j..j + 1);
             }
+            let mut weights = [s.splat(0.0); R];
             for r in 0..R {
-                let weight = s.splat(weights[r][j]);
-                for n in 0..N {
-                    sums[r][n] = s.fma(weight, values[n], sums[r][n]);
+                weights[r] = s.splat(self.weights[r][j]);
+            }
+            for n in 0..N {
+                // SAFETY: `d + N * LANES <= dim`, and `v` has rows of `dim` up to `end`.
+                let values = unsafe { v.load_at(s, j, d + n * S::LANES) };
+                for r in 0..R {
+                    sums[r][n] = s.fma(weights[r], values, sums[r][n]);
                 }
             }
         }
         for r in 0..R {
-            let out = &mut self.out(row + r)[d..d + width];
-            for (sum, out) in sums[r].iter().zip(out.chunks_mut(S::LANES)) {
-                s.store_some(out, *sum);
+            let out = self.out(r, d, N * S::LANES);
+            for n in 0..N {
+                s.store(&mut out[n * S::LANES..], sums[r][n]);
             }
+        }
+    }
+
+    /// The columns from `d` on, fewer than a vector.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)]
+    fn rest<S: Simd>(&self, s: S, d: usize) {
+        let width = self.v.dim - d;
+        let mut sums = [s.splat(0.0); R];
+        for r in 0..R {
+            sums[r] = s.mul(s.splat(self.shrink[r]), s.load_some(self.out(r, d, width)));
+        }
+        for j in 0..self.end {
+            let values = self.v.load_rest(s, j, d);
+            for r in 0..R {
+                sums[r] = s.fma(s.splat(self.weights[r][j]), values, sums[r]);
+            }
+        }
+        for r in 0..R {
+            s.store_some(self.out(r, d, width), sums[r]);
         }
     }
 }
@@ -317,9 +396,19 @@ impl State {
             return 1.0;
         }
         let mut max = self.max;
-        for score in &mut scores[visible.clone()] {
-            *score *= scale;
-            max = max.max(*score);
+        if visible == (0..KV_BLOCK) {
+            let (scale, mut most) = (s.splat(scale), s.splat(max));
+            for scores in scores.chunks_exact_mut(S::LANES) {
+                let v = s.mul(s.load(scores), scale);
+                s.store(scores, v);
+                most = s.max(v, most);
+            }
+            max = s.highest(most);
+        } else {
+            for score in &mut scores[visible.clone()] {
+                *score *= scale;
+                max = max.max(*score);
+            }
         }
         let offset = s.splat(-max);
         for scores in scores.chunks_exact_mut(S::LANES) {
@@ -345,10 +434,17 @@ impl State {
     }
 }
 
-/// Dot products of `R` query rows with the first `end` keys of a block.
+/// Dot products of `R` query rows with the first `end` keys of a block, `K` keys at a time; `REST` where rows do not
+/// consist of whole vectors.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-fn scores<S: Simd, T: Value, const R: usize>(s: S, q: [&[f32]; R], k: Rows<'_, T>, end: usize) -> Scores<R> {
+fn scores<S: Simd, T: Value, const R: usize, const K: usize, const REST: bool>(
+    s: S,
+    q: [&[f32]; R],
+    k: Rows<'_, T>,
+    end: usize,
+    ahead: Option<Rows<'_, T>>,
+) -> Scores<R> {
     let dim = q[0].len();
     let whole = dim - dim % S::LANES;
     assert!(
@@ -356,36 +452,56 @@ fn scores<S: Simd, T: Value, const R: usize>(s: S, q: [&[f32]; R], k: Rows<'_, T
             && k.values.len() == KV_BLOCK * dim
             && k.dim == dim
             && q.iter().all(|q| q.len() == dim)
+            && (K == 4 || K == 8)
+            && (REST || whole == dim)
     );
     let mut scores = [[0.0; KV_BLOCK]; R];
-    // A block always has memory for all its slots, so four keys at a time need no tail.
-    for j in (0..end).step_by(4) {
-        let mut sums = [[s.splat(0.0); 4]; R];
+    // A block always has memory for all its slots, so `K` keys at a time need no tail.
+    for j in (0..end).step_by(K) {
+        if let Some(ahead) = ahead {
+            ahead.prefetch(s, j..j + K);
+        }
+        let mut sums = [[s.splat(0.0); K]; R];
         let mut d = 0;
         while d < whole {
-            let mut keys = [s.splat(0.0); 4];
-            for (n, key) in keys.iter_mut().enumerate() {
-                // SAFETY: `d + LANES <= dim`; `k` has `KV_BLOCK` rows of `dim`, and `j + 4 <= KV_BLOCK`.
-                *key = unsafe { k.load_at(s, j + n, d) };
-            }
+            let mut queries = [s.splat(0.0); R];
             for r in 0..R {
                 // SAFETY: `d + LANES <= dim`, the length of each q.
-                let q = unsafe { s.load_at(q[r].as_ptr().add(d)) };
-                for n in 0..4 {
-                    sums[r][n] = s.fma(q, keys[n], sums[r][n]);
+                queries[r] = unsafe { s.load_at(q[r].as_ptr().add(d)) };
+            }
+            for n in 0..K {
+                // SAFETY: `d + LANES <= dim`; `k` has `KV_BLOCK` rows of `dim`, and `j + K <= KV_BLOCK`.
+                let keys = unsafe { k.load_at(s, j + n, d) };
+                for r in 0..R {
+                    sums[r][n] = s.fma(queries[r], keys, sums[r][n]);
                 }
             }
             d += S::LANES;
         }
         for r in 0..R {
-            if whole < dim {
+            if REST {
                 let q = s.load_some(&q[r][whole..]);
-                for n in 0..4 {
+                for n in 0..K {
                     let keys = k.load_rest(s, j + n, whole);
                     sums[r][n] = s.fma(q, keys, sums[r][n]);
                 }
             }
-            scores[r][j..j + 4].copy_from_slice(&s.sum4(sums[r]));
+            let sums = &sums[r];
+            if K == 8 {
+                let eight = s.sum8([
+                    sums[0],
+                    sums[1],
+                    sums[2],
+                    sums[3],
+                    sums[4 % K],
+                    sums[5 % K],
+                    sums[6 % K],
+                    sums[7 % K],
+                ]);
+                scores[r][j..j + K].copy_from_slice(&eight[..K]);
+            } else {
+                scores[r][j..j + K].copy_from_slice(&s.sum4([sums[0], sums[1], sums[2], sums[3]]));
+            }
         }
     }
     scores
@@ -400,19 +516,25 @@ impl<T: Value> Kernel for Piece<'_, T> {
         }
         let mut states = [State::EMPTY; ROWS];
         let first = (self.position(0) + 1).saturating_sub(self.call.window) / KV_BLOCK;
-        for index in first..=self.position(rows - 1) / KV_BLOCK {
+        let last = self.position(rows - 1) / KV_BLOCK;
+        // Blocks lie anywhere, so that the processor cannot guess what comes next.
+        for half in self.rows(first) {
+            half.prefetch(s, 0..KV_BLOCK);
+        }
+        for index in first..=last {
             let mut row = 0;
+            let mut ahead = (index < last).then(|| self.rows(index + 1));
             // With eight lanes a processor has sixteen registers: two rows fill them.
             while S::LANES == 16 && row + 4 <= rows {
-                self.block::<S, 4>(s, row, index, &mut states);
+                self.block::<S, 4>(s, row, index, ahead.take(), &mut states);
                 row += 4;
             }
             while row + 2 <= rows {
-                self.block::<S, 2>(s, row, index, &mut states);
+                self.block::<S, 2>(s, row, index, ahead.take(), &mut states);
                 row += 2;
             }
             if row < rows {
-                self.block::<S, 1>(s, row, index, &mut states);
+                self.block::<S, 1>(s, row, index, ahead.take(), &mut states);
             }
         }
         for (row, state) in states[..rows].iter().enumerate() {

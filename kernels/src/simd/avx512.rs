@@ -34,6 +34,51 @@ unsafe fn run_with<K: Kernel>(token: Avx512, kernel: K) {
     kernel.run(token);
 }
 
+/// `[a's halves added, b's halves added]`.
+///
+/// # Safety
+/// The processor has the instructions.
+#[inline(always)]
+unsafe fn fold_halves(a: F, b: F) -> F {
+    // SAFETY: the caller's promise.
+    unsafe {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+        )
+    }
+}
+
+/// Neighbouring quarters added: two of `a`, then two of `b`.
+///
+/// # Safety
+/// The processor has the instructions.
+#[inline(always)]
+unsafe fn fold_quarters(a: F, b: F) -> F {
+    // SAFETY: the caller's promise.
+    unsafe {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
+        )
+    }
+}
+
+/// Neighbours added, in each quarter: two of `a`, then two of `b`.
+///
+/// # Safety
+/// The processor has the instructions.
+#[inline(always)]
+unsafe fn fold_pairs(a: F, b: F) -> F {
+    // SAFETY: the caller's promise.
+    unsafe {
+        _mm512_add_ps(
+            _mm512_shuffle_ps::<0b10_00_10_00>(a, b),
+            _mm512_shuffle_ps::<0b11_01_11_01>(a, b),
+        )
+    }
+}
+
 impl Simd for Avx512 {
     const LANES: usize = LANES;
     const TOKENS: usize = 6;
@@ -135,6 +180,30 @@ impl Simd for Avx512 {
             );
             sums
         }
+    }
+    #[inline(always)]
+    fn sum8(self, v: [F; 8]) -> [f32; 8] {
+        // SAFETY: the token proves the instructions; `sums` has room for eight floats.
+        unsafe {
+            // The halves of each vector, then its quarters: four vectors become one of four lanes of four sums.
+            let ab = fold_halves(v[0], v[1]);
+            let cd = fold_halves(v[2], v[3]);
+            let ef = fold_halves(v[4], v[5]);
+            let gh = fold_halves(v[6], v[7]);
+            let (first, last) = (fold_quarters(ab, cd), fold_quarters(ef, gh));
+            let pairs = fold_pairs(first, last);
+            let both = fold_pairs(pairs, pairs);
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+            let mut sums = [0.0; 8];
+            let eight = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, both));
+            _mm256_storeu_ps(sums.as_mut_ptr(), eight);
+            sums
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: the token proves the instruction, which reads nothing and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
     fn u8s(self, from: &[u8]) -> I {

@@ -73,6 +73,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn round(self, v: Self::F32) -> Self::F32;
     /// The four sums over lanes, all in the same order of addition.
     fn sum4(self, v: [Self::F32; 4]) -> [f32; 4];
+    /// The eight sums over lanes, in the order of `sum4`.
+    #[inline(always)]
+    fn sum8(self, v: [Self::F32; 8]) -> [f32; 8] {
+        let [a, b, c, d] = self.sum4([v[0], v[1], v[2], v[3]]);
+        let [e, f, g, h] = self.sum4([v[4], v[5], v[6], v[7]]);
+        [a, b, c, d, e, f, g, h]
+    }
+    /// Asks memory for the line at `at`, which may be any address.
+    #[inline(always)]
+    fn prefetch(self, _at: *const u8) {}
     /// The sum over lanes, in the order of `sum4`.
     #[inline(always)]
     fn sum(self, v: Self::F32) -> f32 {
