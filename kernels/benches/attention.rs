@@ -1,7 +1,8 @@
 //! Prints how fast attention is: a whole prompt's, and a step's over caches that exceed the processor's.
 //!
 //! Invariant: queries and keys are as large as a model's (scores of some units), since exact zeros would skip work.
-//! `cargo bench -p hyprstream-kernels --bench attention -- [threads] [isa] [decode]`; with `decode` without prompts.
+//! `cargo bench -p hyprstream-kernels --bench attention -- [threads] [isa] [decode | prompts | wide]`: all, or steps
+//! alone, prompts alone, prompts' own path alone.
 
 use std::time::Instant;
 
@@ -61,7 +62,7 @@ fn filled(pool: &Pool, format: KvFormat, blocks: usize) -> Option<KvLayer> {
 }
 
 /// All layers' attention of a prompt in chunks of 512 tokens, by tiles or vectors and by f32 alone.
-fn prompts(pool: &Pool, tokens: usize) {
+fn prompts(pool: &Pool, tokens: usize, exact: bool) {
     let blocks: Vec<u32> = (0..(tokens / KV_BLOCK) as u32).collect();
     let q = numbers(512 * HEADS * DIM, 3);
     for format in [KvFormat::F16, KvFormat::Q8] {
@@ -71,6 +72,9 @@ fn prompts(pool: &Pool, tokens: usize) {
         let mut outs = [vec![0.0; q.len()], vec![0.0; q.len()]];
         print!("prompt of {tokens} {format:?}:");
         for (prefill, out) in [true, false].into_iter().zip(&mut outs) {
+            if !prefill && !exact {
+                continue;
+            }
             let seconds = best(if tokens > 512 { 2 } else { 20 }, || {
                 for start in (0..tokens).step_by(512) {
                     let span = Span {
@@ -91,8 +95,12 @@ fn prompts(pool: &Pool, tokens: usize) {
                 work / seconds / 1e9
             );
         }
-        let [wide, exact] = &outs;
-        let off = wide.iter().zip(exact).map(|(w, e)| f64::from((w - e).abs()));
+        if !exact {
+            println!();
+            continue;
+        }
+        let [wide, plain] = &outs;
+        let off = wide.iter().zip(plain).map(|(w, p)| f64::from((w - p).abs()));
         let worst = off.clone().fold(0.0, f64::max);
         println!(
             "  off by {worst:.1e}, {:.1e} in the mean",
@@ -147,13 +155,18 @@ fn main() {
     match Pool::with_isa(threads, isa) {
         Ok(pool) => {
             println!("{} threads, {}", pool.threads(), pool.isa().name());
-            if !words.iter().any(|word| word == "decode") {
-                prompts(&pool, 512);
-                prompts(&pool, 4096);
+            let asked = |name: &str| words.iter().any(|word| word == name);
+            if !asked("decode") {
+                prompts(&pool, 512, !asked("wide"));
+                prompts(&pool, 4096, !asked("wide"));
             }
-            streams(&pool, 16, 512, 1);
-            streams(&pool, 1, 4096, 1);
-            streams(&pool, 1, 4096, 4);
+            if !asked("prompts") && !asked("wide") {
+                streams(&pool, 16, 512, 1);
+                streams(&pool, 1, 512, 1);
+                streams(&pool, 1, 4096, 1);
+                streams(&pool, 1, 16384, 1);
+                streams(&pool, 1, 4096, 4);
+            }
         }
         Err(error) => eprintln!("no threads: {error}"),
     }

@@ -3,6 +3,7 @@
 //! Invariant: a query row meets its blocks in order of position, and within a block sums have one order, so that its
 //! result is the same alone and in a batch.
 
+use super::ahead::Ahead;
 use super::cache::{Half, KV_BLOCK, Shape, with_store};
 use super::value::{Rows, Value};
 #[cfg(target_arch = "x86_64")]
@@ -14,6 +15,9 @@ use crate::simd::{Kernel, Simd, exp};
 
 /// Query rows of a piece: they share each load of a block from memory.
 const ROWS: usize = 32;
+
+/// Pieces for every thread where there is so much work, so that all end at about the same time.
+const PIECES: usize = 4;
 
 /// Causal attention. q, out: `[tokens, heads, head_dim]`; query head `h` reads key head `h / (heads / kv_heads)`.
 /// The token at position `p` sees positions `p + 1 - window ..= p` of its own span (a window of 0 counts as 1).
@@ -43,20 +47,24 @@ pub fn attend(
         .checked_div(heads.saturating_mul(shape.head_dim))
         .unwrap_or(0);
     assert!(super::rows_of(spans) <= rows, "spans lie within q");
-    let call = Call {
+    let mut call = Call {
         shape,
+        together: 1,
         q,
         heads,
         scale,
         window: window.unwrap_or(usize::MAX).max(1),
         out: Shards::new(out),
     };
+    call.together = call.together(spans, pool.threads());
     with_store!(&layer.store, halves => attend_spans(pool, &call, halves, spans));
 }
 
 /// What all pieces share.
 pub(super) struct Call<'a> {
     pub(super) shape: Shape,
+    /// Key heads of a piece at most.
+    together: usize,
     pub(super) q: &'a [f32],
     pub(super) heads: usize,
     pub(super) scale: f32,
@@ -70,20 +78,49 @@ impl Call<'_> {
         self.heads / self.shape.kv_heads
     }
 
-    /// Tokens of a piece, and pieces that share the heads of a group.
-    fn piece(&self) -> (usize, usize) {
+    /// Key heads of a piece: a block's heads lie side by side, so that memory is read in long stretches, but there must be
+    /// some pieces for every thread. A row's result is the same in every piece.
+    fn together(&self, spans: &[Span<'_>], threads: usize) -> usize {
+        let tokens: usize = spans.iter().map(|span| span.tokens).sum();
+        let mut together = self.shape.kv_heads.max(1);
+        while together > 1 && tokens * self.shape.kv_heads < PIECES * threads * together {
+            together = together.div_ceil(2);
+        }
+        together
+    }
+
+    fn cut(&self, span: &Span<'_>) -> Cut {
         let group = self.group().max(1);
-        ((ROWS / group).max(1), group.div_ceil(ROWS))
+        let tokens = (ROWS / group).clamp(1, span.tokens.max(1));
+        let together = (ROWS / (tokens * group)).clamp(1, self.together);
+        Cut {
+            tokens,
+            together,
+            stretches: self.shape.kv_heads.div_ceil(together),
+            parts: group.div_ceil(ROWS),
+        }
     }
 
     fn pieces(&self, span: &Span<'_>) -> usize {
-        let (tokens, parts) = self.piece();
+        let cut = self.cut(span);
         if self.heads == 0 {
             0
         } else {
-            span.tokens.div_ceil(tokens) * self.shape.kv_heads * parts
+            span.tokens.div_ceil(cut.tokens) * cut.stretches * cut.parts
         }
     }
+}
+
+/// How a span is cut into pieces.
+struct Cut {
+    /// Tokens of a piece.
+    tokens: usize,
+    /// Key heads of a piece.
+    together: usize,
+    /// Pieces that share the key heads.
+    stretches: usize,
+    /// Pieces that share the query heads of a key head.
+    parts: usize,
 }
 
 fn attend_spans<T: Value>(pool: &Pool, call: &Call<'_>, cache: &[Half<T>; 2], spans: &[Span<'_>]) {
@@ -141,14 +178,15 @@ fn each_piece(
     });
 }
 
-/// Up to `ROWS` query rows that read the same key head: `tokens` of a span, `heads` of a group.
+/// Up to `ROWS` query rows: `tokens` of a span, for each of some key heads `heads` of its group.
 struct Piece<'a, T> {
     call: &'a Call<'a>,
     cache: &'a [Half<T>; 2],
     span: &'a Span<'a>,
-    kv_head: usize,
+    kv_heads: std::ops::Range<usize>,
     token: usize,
     tokens: usize,
+    /// The first of its heads within a group.
     head: usize,
     heads: usize,
 }
@@ -165,18 +203,18 @@ type Scores<const R: usize> = [[f32; KV_BLOCK]; R];
 
 impl<'a, T: Value> Piece<'a, T> {
     fn new(call: &'a Call<'a>, cache: &'a [Half<T>; 2], span: &'a Span<'a>, piece: usize) -> Piece<'a, T> {
-        let (tokens, parts) = call.piece();
-        let (kv_head, part) = (piece / parts % call.shape.kv_heads, piece % parts);
-        let token = piece / parts / call.shape.kv_heads * tokens;
-        let head = part * ROWS;
+        let cut = call.cut(span);
+        let (stretch, part) = (piece / cut.parts % cut.stretches, piece % cut.parts);
+        let token = piece / cut.parts / cut.stretches * cut.tokens;
+        let (first, head) = (stretch * cut.together, part * ROWS);
         Piece {
             call,
             cache,
             span,
-            kv_head,
+            kv_heads: first..call.shape.kv_heads.min(first + cut.together),
             token,
-            tokens: tokens.min(span.tokens - token),
-            head: kv_head * call.group() + head,
+            tokens: cut.tokens.min(span.tokens - token),
+            head,
             heads: ROWS.min(call.group() - head),
         }
     }
@@ -189,16 +227,21 @@ impl<'a, T: Value> Piece<'a, T> {
 
     /// Where a row lies in q and out.
     #[inline(always)]
-    fn at(&self, row: usize) -> usize {
+    fn at(&self, kv_head: usize, row: usize) -> usize {
         let token = self.span.first + self.token + row / self.heads;
-        (token * self.call.heads + self.head + row % self.heads) * self.call.shape.head_dim
+        let head = kv_head * self.call.group() + self.head + row % self.heads;
+        (token * self.call.heads + head) * self.call.shape.head_dim
     }
 
     #[allow(clippy::mut_from_ref)]
     #[inline(always)]
-    fn out(&self, row: usize) -> &mut [f32] {
+    fn out(&self, kv_head: usize, row: usize) -> &mut [f32] {
         // SAFETY: a piece's rows are its own, it runs on one thread, and takes one row at a time.
-        unsafe { self.call.out.part(self.at(row), self.call.shape.head_dim) }
+        unsafe {
+            self.call
+                .out
+                .part(self.at(kv_head, row), self.call.shape.head_dim)
+        }
     }
 
     /// The slots of the block at `start` that a row sees.
@@ -211,8 +254,8 @@ impl<'a, T: Value> Piece<'a, T> {
 
     /// The keys and the values of a block.
     #[inline(always)]
-    fn rows(&self, index: usize) -> [Rows<'a, T>; 2] {
-        let first = self.call.shape.row_of(self.span.blocks[index], self.kv_head);
+    fn rows(&self, kv_head: usize, index: usize) -> [Rows<'a, T>; 2] {
+        let first = self.call.shape.row_of(self.span.blocks[index], kv_head);
         let [k, v] = self.cache;
         [
             k.rows(self.call.shape, first, KV_BLOCK),
@@ -226,13 +269,13 @@ impl<'a, T: Value> Piece<'a, T> {
     fn block<S: Simd, const R: usize>(
         &self,
         s: S,
-        row: usize,
+        [kv_head, row]: [usize; 2],
         index: usize,
-        ahead: Option<[Rows<'a, T>; 2]>,
+        ahead: &mut Ahead,
         states: &mut [State],
     ) {
         let dim = self.call.shape.head_dim;
-        let [k, v] = self.rows(index);
+        let [k, v] = self.rows(kv_head, index);
         let mut visible = [const { 0..0 }; R];
         for (r, visible) in visible.iter_mut().enumerate() {
             *visible = self.visible(row + r, index * KV_BLOCK);
@@ -244,21 +287,17 @@ impl<'a, T: Value> Piece<'a, T> {
         }
         let (mut q, mut at): ([&[f32]; R], _) = ([&[]; R], [0; R]);
         for r in 0..R {
-            at[r] = self.at(row + r);
+            at[r] = self.at(kv_head, row + r);
             q[r] = &self.call.q[at[r]..][..dim];
         }
-        let [ahead_k, ahead_v] = match ahead {
-            Some([k, v]) => [Some(k), Some(v)],
-            None => [None, None],
-        };
         // With thirty-two registers, two rows take eight keys or eight vectors of values at once.
         let many = S::LANES == 16 && R <= 2;
         let mut scores = if !dim.is_multiple_of(S::LANES) {
-            scores::<S, T, R, 4, true>(s, q, k, end, ahead_k)
+            scores::<S, T, R, 4, true>(s, q, k, end, ahead)
         } else if many {
-            scores::<S, T, R, 8, false>(s, q, k, end, ahead_k)
+            scores::<S, T, R, 8, false>(s, q, k, end, ahead)
         } else {
-            scores::<S, T, R, 4, false>(s, q, k, end, ahead_k)
+            scores::<S, T, R, 4, false>(s, q, k, end, ahead)
         };
         let mut shrink = [1.0; R];
         for r in 0..R {
@@ -273,21 +312,16 @@ impl<'a, T: Value> Piece<'a, T> {
             shrink,
         };
         let mut d = 0;
-        if let Some(rows) = ahead_v
-            && !(many && dim >= 8 * S::LANES)
-        {
-            rows.prefetch(s, 0..KV_BLOCK);
-        }
         while many && d + 8 * S::LANES <= dim {
-            blend.columns::<S, 8>(s, d, ahead_v.filter(|_| d == 0));
+            blend.columns::<S, 8>(s, d, ahead);
             d += 8 * S::LANES;
         }
         while d + 4 * S::LANES <= dim {
-            blend.columns::<S, 4>(s, d, None);
+            blend.columns::<S, 4>(s, d, ahead);
             d += 4 * S::LANES;
         }
         while d + S::LANES <= dim {
-            blend.columns::<S, 1>(s, d, None);
+            blend.columns::<S, 1>(s, d, ahead);
             d += S::LANES;
         }
         if d < dim {
@@ -319,7 +353,7 @@ impl<T: Value, const R: usize> Blend<'_, T, R> {
     // Indices name registers here: the loops over rows and vectors unroll.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)]
-    fn columns<S: Simd, const N: usize>(&self, s: S, d: usize, ahead: Option<Rows<'_, T>>) {
+    fn columns<S: Simd, const N: usize>(&self, s: S, d: usize, ahead: &mut Ahead) {
         let v = self.v;
         assert!(self.end <= KV_BLOCK && v.values.len() >= self.end * v.dim && d + N * S::LANES <= v.dim);
         let mut sums = [[s.splat(0.0); N]; R];
@@ -331,9 +365,7 @@ impl<T: Value, const R: usize> Blend<'_, T, R> {
             }
         }
         for j in 0..self.end {
-            if let Some(ahead) = ahead {
-                ahead.prefetch(s, j..j + 1);
-            }
+            ahead.ask(s);
             let mut weights = [s.splat(0.0); R];
             for r in 0..R {
                 weights[r] = s.splat(self.weights[r][j]);
@@ -443,7 +475,7 @@ fn scores<S: Simd, T: Value, const R: usize, const K: usize, const REST: bool>(
     q: [&[f32]; R],
     k: Rows<'_, T>,
     end: usize,
-    ahead: Option<Rows<'_, T>>,
+    ahead: &mut Ahead,
 ) -> Scores<R> {
     let dim = q[0].len();
     let whole = dim - dim % S::LANES;
@@ -458,12 +490,10 @@ fn scores<S: Simd, T: Value, const R: usize, const K: usize, const REST: bool>(
     let mut scores = [[0.0; KV_BLOCK]; R];
     // A block always has memory for all its slots, so `K` keys at a time need no tail.
     for j in (0..end).step_by(K) {
-        if let Some(ahead) = ahead {
-            ahead.prefetch(s, j..j + K);
-        }
         let mut sums = [[s.splat(0.0); K]; R];
         let mut d = 0;
         while d < whole {
+            ahead.ask(s);
             let mut queries = [s.splat(0.0); R];
             for r in 0..R {
                 // SAFETY: `d + LANES <= dim`, the length of each q.
@@ -511,35 +541,60 @@ impl<T: Value> Kernel for Piece<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let rows = self.tokens * self.heads;
-        for row in 0..rows {
-            self.out(row).fill(0.0);
+        for (kv_head, row) in self.each_row(rows) {
+            self.out(kv_head, row).fill(0.0);
         }
         let mut states = [State::EMPTY; ROWS];
         let first = (self.position(0) + 1).saturating_sub(self.call.window) / KV_BLOCK;
         let last = self.position(rows - 1) / KV_BLOCK;
         // Blocks lie anywhere, so that the processor cannot guess what comes next.
-        for half in self.rows(first) {
-            half.prefetch(s, 0..KV_BLOCK);
-        }
+        let mut ahead = Ahead::new(s, self.rows(self.kv_heads.start, first));
+        ahead.ask_all(s);
         for index in first..=last {
-            let mut row = 0;
-            let mut ahead = (index < last).then(|| self.rows(index + 1));
-            // With eight lanes a processor has sixteen registers: two rows fill them.
-            while S::LANES == 16 && row + 4 <= rows {
-                self.block::<S, 4>(s, row, index, ahead.take(), &mut states);
-                row += 4;
-            }
-            while row + 2 <= rows {
-                self.block::<S, 2>(s, row, index, ahead.take(), &mut states);
-                row += 2;
-            }
-            if row < rows {
-                self.block::<S, 1>(s, row, index, ahead.take(), &mut states);
+            for (kv_head, states) in self.kv_heads.clone().zip(states.chunks_mut(rows)) {
+                let next = if kv_head + 1 < self.kv_heads.end {
+                    (kv_head + 1, index)
+                } else {
+                    (self.kv_heads.start, index + 1)
+                };
+                if next.1 <= last {
+                    ahead = Ahead::new(s, self.rows(next.0, next.1));
+                }
+                self.head(s, kv_head, index, &mut ahead, states);
+                ahead.ask_all(s);
             }
         }
-        for (row, state) in states[..rows].iter().enumerate() {
+        for ((kv_head, row), state) in self.each_row(rows).zip(&states) {
             let scale = 1.0 / state.sum;
-            self.out(row).iter_mut().for_each(|value| *value *= scale);
+            self.out(kv_head, row)
+                .iter_mut()
+                .for_each(|value| *value *= scale);
+        }
+    }
+}
+
+impl<T: Value> Piece<'_, T> {
+    /// All rows, in the order of their states.
+    fn each_row(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> {
+        let heads = self.kv_heads.clone();
+        heads.flat_map(move |kv_head| (0..rows).map(move |row| (kv_head, row)))
+    }
+
+    /// Takes all rows of a key head through one block.
+    #[inline(always)]
+    fn head<S: Simd>(&self, s: S, kv_head: usize, index: usize, ahead: &mut Ahead, states: &mut [State]) {
+        let (mut row, rows) = (0, self.tokens * self.heads);
+        // With eight lanes a processor has sixteen registers: two rows fill them.
+        while S::LANES == 16 && row + 4 <= rows {
+            self.block::<S, 4>(s, [kv_head, row], index, ahead, states);
+            row += 4;
+        }
+        while row + 2 <= rows {
+            self.block::<S, 2>(s, [kv_head, row], index, ahead, states);
+            row += 2;
+        }
+        if row < rows {
+            self.block::<S, 1>(s, [kv_head, row], index, ahead, states);
         }
     }
 }

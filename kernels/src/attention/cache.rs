@@ -3,8 +3,7 @@
 //! Invariant: both halves hold `blocks * kv_heads * KV_BLOCK` rows of `head_dim` values, zero until written; memory that was
 //! never written costs nothing.
 
-use std::alloc::{Layout, alloc_zeroed};
-
+use super::pages::Pages;
 use super::value::{Rows, Value};
 
 /// Tokens of a block.
@@ -62,16 +61,16 @@ pub(super) use with_store;
 
 /// All keys of a layer, or all values: `[rows, head_dim]`, and `[rows, T::scales(head_dim)]`.
 pub(super) struct Half<T> {
-    pub(super) values: Vec<T>,
-    pub(super) scales: Vec<f32>,
+    pub(super) values: Pages<T>,
+    pub(super) scales: Pages<f32>,
 }
 
 impl<T: Value> Half<T> {
     fn new(shape: Shape) -> Option<Half<T>> {
         let rows = shape.rows()?;
         Some(Half {
-            values: zeroed(rows.checked_mul(shape.head_dim)?)?,
-            scales: zeroed(rows.checked_mul(T::scales(shape.head_dim))?)?,
+            values: Pages::zeroed(rows.checked_mul(shape.head_dim)?)?,
+            scales: Pages::zeroed(rows.checked_mul(T::scales(shape.head_dim))?)?,
         })
     }
 
@@ -202,26 +201,4 @@ impl KvLayer {
             }
         });
     }
-}
-
-/// A number whose zero is all zero bits.
-pub(super) trait Zero: Copy {}
-impl Zero for f32 {}
-impl Zero for u16 {}
-impl Zero for i8 {}
-
-/// `len` zeros straight from the system, which backs them with memory only when they are touched.
-fn zeroed<T: Zero>(len: usize) -> Option<Vec<T>> {
-    let layout = Layout::array::<T>(len).ok()?;
-    if layout.size() == 0 {
-        return Some(Vec::new());
-    }
-    // SAFETY: the layout's size is not zero.
-    let start = unsafe { alloc_zeroed(layout) }.cast::<T>();
-    if start.is_null() {
-        return None;
-    }
-    // SAFETY: `start` was just allocated by the global allocator for exactly `len` of `T`, and `T: Zero` says that
-    // zeroed bytes are valid values.
-    Some(unsafe { Vec::from_raw_parts(start, len, len) })
 }

@@ -3,9 +3,11 @@
 //! Invariant: a token's result depends on its own span alone: neither on the batch around it, nor on which blocks its
 //! table names, nor on the number of threads.
 
+mod ahead;
 mod attend;
 mod cache;
 mod heads;
+mod pages;
 mod value;
 #[cfg(target_arch = "x86_64")]
 mod wide;

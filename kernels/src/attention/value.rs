@@ -2,7 +2,8 @@
 //!
 //! Invariant: everything outside this file sees f32.
 
-use super::cache::{Q8_GROUP, Zero};
+use super::cache::Q8_GROUP;
+use super::pages::Zero;
 use crate::simd::Simd;
 
 /// Some rows of keys or values of one head.
@@ -32,14 +33,6 @@ impl<T: Value> Rows<'_, T> {
         }
     }
 
-    /// Asks memory for these rows and their scales.
-    #[inline(always)]
-    pub(super) fn prefetch<S: Simd>(self, s: S, rows: std::ops::Range<usize>) {
-        let scales = T::scales(self.dim);
-        lines(s, self.values, rows.start * self.dim..rows.end * self.dim);
-        lines(s, self.scales, rows.start * scales..rows.end * scales);
-    }
-
     /// The last values of a row, from `d` on (fewer than 32), then zeros.
     #[inline(always)]
     pub(super) fn load_rest<S: Simd>(self, s: S, row: usize, d: usize) -> S::F32 {
@@ -60,21 +53,6 @@ impl<T: Value> Rows<'_, T> {
         }
     }
 }
-
-/// Asks memory for the cache lines that begin within a part of a slice.
-#[inline(always)]
-fn lines<S: Simd, V>(s: S, values: &[V], part: std::ops::Range<usize>) {
-    let size = size_of::<V>();
-    // Slices may begin within a line; the few values before it are no loss.
-    let (mut at, end) = ((part.start * size).next_multiple_of(LINE), part.end * size);
-    while at < end {
-        s.prefetch(values.as_ptr().cast::<u8>().wrapping_add(at));
-        at += LINE;
-    }
-}
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// A stored value.
 pub(super) trait Value: Copy + Default + Send + Sync + Zero {
