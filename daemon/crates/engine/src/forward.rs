@@ -1,12 +1,19 @@
 //! The forward step of a decoder over a ragged batch: tokens of several sequences in, logits out. Invariant: after
 //! [`Runner::new`] nothing is allocated.
 //!
-//! Shapes are `[tokens, width]`, row-major, float32; a step's tokens are those of its slices, one slice after another.
+//! Shapes are `[tokens, width]`, row-major, float32; a batch's tokens are those of its slices, one slice after another.
+//!
+//! A batch goes through the model part by part: half a layer, or a tile of logits. Each lane holds one batch between two
+//! of its parts, so that steps of another lane come in between; what they compute does not change by that.
+mod batch;
+
 use crate::options::{LOGIT_ROWS, SEQUENCES_MAX};
 use crate::{KvCache, Model, Options};
+use batch::Batch;
 use hyprstream_kernels as kernels;
-use hyprstream_kernels::{Forms, HeadNorms, Input, Pool, Product, Rotation, Rows, Span, Weight};
+use hyprstream_kernels::{Forms, HeadNorms, Input, Pool, Product, Rows, Span, Weight};
 use hyprstream_model::{Config, Layer, Matrix};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The next tokens of one sequence.
@@ -36,6 +43,42 @@ pub enum Logits {
     All,
 }
 
+/// Where a batch is kept while others are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lane {
+    /// For batches that go through in one go.
+    #[default]
+    Step,
+    /// For tokens of prompts.
+    Long,
+    /// For so few of them that they should not wait for those in the other one.
+    Short,
+}
+
+impl Lane {
+    /// Those that wait between two parts.
+    pub const READING: [Lane; 2] = [Lane::Long, Lane::Short];
+
+    /// Tokens of the largest batch, where a step has up to `step`.
+    pub fn tokens_max(self, step: usize) -> usize {
+        match self {
+            Lane::Step | Lane::Long => step,
+            Lane::Short => step.div_ceil(4),
+        }
+    }
+}
+
+/// What a batch goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The first half of a layer.
+    Attention(usize),
+    /// The second half.
+    FeedForward(usize),
+    /// Logits of the wanted tokens, from this one of them on.
+    Logits(usize),
+}
+
 /// A model with its KV cache and buffers.
 pub struct Runner {
     model: Arc<Model>,
@@ -43,13 +86,14 @@ pub struct Runner {
     cache: KvCache,
     inverse_frequencies: Vec<f32>,
     rope_scale: f32,
+    /// By [`Lane`].
+    lanes: [Batch; 3],
     buffers: Buffers,
 }
 
+/// What one part needs while it is computed.
 struct Buffers {
     tokens_max: usize,
-    /// The residual stream.
-    x: Vec<f32>,
     /// What a product reads, in the forms that its weights want.
     input: Input,
     /// Final states of the tokens whose logits are wanted.
@@ -60,8 +104,6 @@ struct Buffers {
     attended: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
     logits: Vec<f32>,
 }
 
@@ -72,7 +114,6 @@ impl Buffers {
         let kv_heads = config.kv_heads.checked_mul(config.head_dim)?;
         Some(Buffers {
             tokens_max,
-            x: rows(config.hidden)?,
             input: Input::new(tokens_max.max(LOGIT_ROWS), input_width(config)?)?,
             states: zeroed(config.hidden.checked_mul(LOGIT_ROWS)?)?,
             q: rows(heads)?,
@@ -81,11 +122,14 @@ impl Buffers {
             attended: rows(heads)?,
             gate: rows(config.ffn)?,
             up: rows(config.ffn)?,
-            cos: rows(config.rope.dims / 2)?,
-            sin: rows(config.rope.dims / 2)?,
             logits: zeroed(config.vocab.checked_mul(LOGIT_ROWS)?)?,
         })
     }
+}
+
+/// Floats that a lane keeps of a token.
+pub(crate) fn batch_width(config: &Config) -> u64 {
+    Batch::width(config)
 }
 
 /// Columns of the widest product.
@@ -108,7 +152,10 @@ impl Runner {
         let config = model.config();
         let factors = model.weights().rope_factors.as_deref();
         let cache = KvCache::new(config, options.kv_format, options.kv_blocks())?;
-        let buffers = Buffers::new(config, options.step_tokens_max())?;
+        let tokens_max = options.step_tokens_max();
+        let buffers = Buffers::new(config, tokens_max)?;
+        let batch = |lane: Lane| Batch::new(config, lane.tokens_max(tokens_max));
+        let lanes = [batch(Lane::Step)?, batch(Lane::Long)?, batch(Lane::Short)?];
         let inverse_frequencies = config.rope.inverse_frequencies(factors);
         let rope_scale = config.rope.attention_factor();
         Some(Runner {
@@ -117,6 +164,7 @@ impl Runner {
             cache,
             inverse_frequencies,
             rope_scale,
+            lanes,
             buffers,
         })
     }
@@ -136,16 +184,43 @@ impl Runner {
         self.buffers.tokens_max
     }
 
+    /// Tokens of the batch in this lane; 0 where there is none.
+    pub fn tokens(&self, lane: Lane) -> usize {
+        self.lanes[lane as usize].tokens()
+    }
+
+    /// What the batch in this lane goes through next.
+    pub fn next_part(&self, lane: Lane) -> Part {
+        self.lanes[lane as usize].next(self.model.config().layers)
+    }
+
     /// Computes one step and hands every wanted row of logits to `on_logits(slice, token in slice, logits [vocab])`, in
-    /// order. Decode slices come before prefill slices. Another order, slices beyond [`SEQUENCES_MAX`] and tokens beyond
-    /// [`Runner::step_tokens_max`] are the caller's mistake.
+    /// order. For what is asked of the slices see [`Runner::begin`].
     pub fn step(&mut self, slices: &[Slice<'_>], on_logits: &mut dyn FnMut(usize, usize, &mut [f32])) {
-        let tokens: usize = slices.iter().map(|s| s.tokens.len()).sum();
-        assert!(
-            tokens <= self.buffers.tokens_max && slices.len() <= SEQUENCES_MAX,
-            "the step is too large"
-        );
+        self.begin(Lane::Step, slices);
+        while !self.advance(Lane::Step, slices, on_logits) {}
+    }
+
+    /// Puts these tokens in a lane, in place of what was there. Decode slices come before prefill slices. Another order,
+    /// slices beyond [`SEQUENCES_MAX`] and tokens beyond [`Lane::tokens_max`] are the caller's mistake.
+    pub fn begin(&mut self, lane: Lane, slices: &[Slice<'_>]) {
+        assert!(slices.len() <= SEQUENCES_MAX, "the batch is too large");
         assert!(slices.is_sorted_by_key(|s| s.prefill), "decode slices come first");
+        let embed = self.model.weights().embed.as_ref();
+        let batch = &mut self.lanes[lane as usize];
+        batch.begin(slices, embed, &self.inverse_frequencies, self.rope_scale);
+    }
+
+    /// Computes the next part of the batch in this lane, and says whether that was the last one. `slices` are those that
+    /// it began with, but for those that left. Logits go to `on_logits` as in [`Runner::step`].
+    pub fn advance(
+        &mut self,
+        lane: Lane,
+        slices: &[Slice<'_>],
+        on_logits: &mut dyn FnMut(usize, usize, &mut [f32]),
+    ) -> bool {
+        let tokens: usize = slices.iter().map(|s| s.tokens.len()).sum();
+        assert_eq!(tokens, self.tokens(lane), "the slices of the batch");
         let mut spans = [Span {
             first: 0,
             tokens: 0,
@@ -170,48 +245,45 @@ impl Runner {
             decode,
             prefill: tokens - decode,
         };
-        self.embed(slices);
-        self.turn(spans);
-        for index in 0..self.model.config().layers {
-            self.layer(index, rows, spans);
-        }
-        self.head(slices, spans, on_logits);
-    }
-
-    fn embed(&mut self, slices: &[Slice<'_>]) {
-        let hidden = self.model.config().hidden;
-        let embed = self.model.weights().embed.as_ref();
-        let tokens = slices.iter().flat_map(|s| s.tokens);
-        for (row, &token) in self.buffers.x.chunks_exact_mut(hidden).zip(tokens) {
-            kernels::decode_row(embed.format, embed.row(token as usize), row);
-        }
-    }
-
-    /// Cosines and sines of the positions in this step. Angles are float32 products, as in transformers.
-    fn turn(&mut self, spans: &[Span<'_>]) {
-        let half = self.inverse_frequencies.len();
-        if half == 0 {
-            return;
-        }
-        let b = &mut self.buffers;
-        let rows = b.cos.chunks_exact_mut(half).zip(b.sin.chunks_exact_mut(half));
-        let positions = spans.iter().flat_map(|s| s.start..s.start + s.tokens);
-        for ((cos, sin), position) in rows.zip(positions) {
-            for ((c, s), frequency) in cos.iter_mut().zip(sin).zip(&self.inverse_frequencies) {
-                let (sine, cosine) = (position as f32 * frequency).sin_cos();
-                (*c, *s) = (cosine * self.rope_scale, sine * self.rope_scale);
+        let over = match self.next_part(lane) {
+            _ if tokens == 0 => true,
+            Part::Attention(layer) => {
+                self.attention(layer, lane, rows, spans);
+                false
             }
+            Part::FeedForward(layer) => {
+                self.feed_forward(layer, lane, rows);
+                layer + 1 == self.model.config().layers && slices.iter().all(|s| s.logits == Logits::None)
+            }
+            Part::Logits(from) => self.head(lane, from, slices, on_logits),
+        };
+        let batch = &mut self.lanes[lane as usize];
+        if over {
+            batch.clear();
+        } else {
+            batch.pass();
         }
+        over
     }
 
-    fn layer(&mut self, index: usize, rows: Rows, spans: &[Span<'_>]) {
+    /// Takes some tokens of the batch in this lane out: nobody wants them any more.
+    pub fn leave(&mut self, lane: Lane, tokens: Range<usize>) {
+        self.lanes[lane as usize].leave(tokens);
+    }
+
+    /// Takes all out.
+    pub fn clear(&mut self) {
+        self.lanes.iter_mut().for_each(Batch::clear);
+    }
+
+    fn attention(&mut self, index: usize, lane: Lane, rows: Rows, spans: &[Span<'_>]) {
         let config = self.model.config();
         let layer = &self.model.weights().layers[index];
         let pool = &*self.pool;
         let tokens = rows.total();
         let (heads, kv_heads, dim) = (config.heads, config.kv_heads, config.head_dim);
         let b = &mut self.buffers;
-        let x = &mut b.x[..tokens * config.hidden];
+        let (x, rotation) = self.lanes[lane as usize].parts();
         let q = &mut b.q[..tokens * heads * dim];
         let k = &mut b.k[..tokens * kv_heads * dim];
         let v = &mut b.v[..tokens * kv_heads * dim];
@@ -222,13 +294,6 @@ impl Runner {
         project(pool, layer, &b.input, q, k, v);
         let norms = layer.q_norm.as_ref().zip(layer.k_norm.as_ref());
         let norms = norms.map(|(q, k)| HeadNorms { q, k, eps });
-        let pairs = config.rope.dims / 2;
-        let rotation = Rotation {
-            cos: &b.cos[..tokens * pairs],
-            sin: &b.sin[..tokens * pairs],
-            pairs,
-            layout: config.rope.layout,
-        };
         let cache = &mut self.cache.layers[index];
         kernels::place_heads(pool, cache, q, k, v, spans, norms, rotation);
         let attended = &mut b.attended[..tokens * heads * dim];
@@ -238,8 +303,17 @@ impl Runner {
         b.input
             .set(pool, attended, heads * dim, rows, self::forms(&[&layer.o]));
         kernels::multiply(pool, &b.input, &mut [residual(&layer.o, x)]);
+    }
 
+    fn feed_forward(&mut self, index: usize, lane: Lane, rows: Rows) {
+        let config = self.model.config();
+        let layer = &self.model.weights().layers[index];
+        let pool = &*self.pool;
+        let tokens = rows.total();
+        let b = &mut self.buffers;
+        let (x, _) = self.lanes[lane as usize].parts();
         let forms = self::forms(&[&layer.gate, &layer.up]);
+        let eps = config.norm_eps;
         b.input.set_norm(pool, x, &layer.ffn_norm, eps, rows, forms);
         let gate = &mut b.gate[..tokens * config.ffn];
         let up = &mut b.up[..tokens * config.ffn];
@@ -250,38 +324,39 @@ impl Runner {
         kernels::multiply(pool, &b.input, &mut [residual(&layer.down, x)]);
     }
 
+    /// Logits of a tile of the wanted tokens, of which `done` are through. True if these were the last.
     fn head(
         &mut self,
+        lane: Lane,
+        done: usize,
         slices: &[Slice<'_>],
-        spans: &[Span<'_>],
         on_logits: &mut dyn FnMut(usize, usize, &mut [f32]),
-    ) {
-        let mut rows = [(0usize, 0usize); LOGIT_ROWS];
-        let mut count = 0;
-        for (index, (slice, span)) in slices.iter().zip(spans).enumerate() {
-            let wanted = match slice.logits {
-                Logits::None => continue,
-                Logits::Last => slice.tokens.len().saturating_sub(1)..slice.tokens.len(),
-                Logits::All => 0..slice.tokens.len(),
-            };
-            for at in wanted {
-                self.gather(span.first + at, count);
-                rows[count] = (index, at);
-                count += 1;
-                if count == LOGIT_ROWS {
-                    self.logits(&rows[..count], on_logits);
-                    count = 0;
-                }
-            }
-        }
-        self.logits(&rows[..count], on_logits);
-    }
-
-    /// Copies the final state of a token to where the head reads it.
-    fn gather(&mut self, token: usize, slot: usize) {
+    ) -> bool {
         let hidden = self.model.config().hidden;
-        let state = &self.buffers.x[token * hidden..(token + 1) * hidden];
-        self.buffers.states[slot * hidden..(slot + 1) * hidden].copy_from_slice(state);
+        let (x, _) = self.lanes[lane as usize].parts();
+        let mut rows = [(0usize, 0usize); LOGIT_ROWS];
+        let (mut wanted, mut first) = (0, 0);
+        for (index, slice) in slices.iter().enumerate() {
+            let tokens = slice.tokens.len();
+            let own = match slice.logits {
+                Logits::None => tokens..tokens,
+                Logits::Last => tokens.saturating_sub(1)..tokens,
+                Logits::All => 0..tokens,
+            };
+            for at in own {
+                if (done..done + LOGIT_ROWS).contains(&wanted) {
+                    let state = &x[(first + at) * hidden..(first + at + 1) * hidden];
+                    let slot = wanted - done;
+                    self.buffers.states[slot * hidden..(slot + 1) * hidden].copy_from_slice(state);
+                    rows[slot] = (index, at);
+                }
+                wanted += 1;
+            }
+            first += tokens;
+        }
+        let count = wanted.saturating_sub(done).min(LOGIT_ROWS);
+        self.logits(&rows[..count], on_logits);
+        done + count >= wanted
     }
 
     /// Logits of the gathered states. All have the arithmetic of generated tokens here, whatever their role: they are

@@ -1,5 +1,5 @@
 //! How large the engine may get. Invariant: a plan counts every buffer that a loaded model ever owns; nothing grows later.
-use crate::forward::input_width;
+use crate::forward::{Lane, batch_width, input_width};
 use crate::speculation::NgramIndex;
 use hyprstream_kernels::{Input, KV_BLOCK, KvFormat, KvLayer};
 use hyprstream_model::{Config, Summary};
@@ -21,7 +21,7 @@ pub struct Options {
     pub queue_max: usize,
     /// Sequences of one model that run together.
     pub sequences_max: usize,
-    /// Tokens that one step computes at most.
+    /// Tokens of prompts that are computed together at most.
     pub prefill_tokens_max: usize,
     /// How keys and values are stored.
     pub kv_format: KvFormat,
@@ -126,7 +126,7 @@ fn drafts_bytes(config: &Config, options: &Options) -> u64 {
 
 fn scratch_bytes(config: &Config, options: &Options) -> u64 {
     let tokens = options.step_tokens_max() as u64;
-    let widths = [config.hidden, config.ffn, config.ffn, config.rope.dims];
+    let widths = [config.ffn, config.ffn];
     let heads = [config.heads, config.heads, config.kv_heads, config.kv_heads];
     let per_token = widths.iter().fold(0u64, |sum, &w| sum.saturating_add(w as u64));
     let per_token = heads.iter().fold(per_token, |sum, &h| {
@@ -134,8 +134,12 @@ fn scratch_bytes(config: &Config, options: &Options) -> u64 {
     });
     let logits = (config.vocab as u64).saturating_mul(LOGIT_ROWS as u64 + 3);
     let states = (config.hidden as u64).saturating_mul(LOGIT_ROWS as u64);
+    let lanes = [Lane::Step, Lane::Long, Lane::Short];
+    let lanes = lanes.map(|lane| lane.tokens_max(options.step_tokens_max()) as u64);
+    let batches = batch_width(config).saturating_mul(lanes.iter().sum());
     let floats = tokens
         .saturating_mul(per_token)
+        .saturating_add(batches)
         .saturating_add(logits)
         .saturating_add(states);
     let rows = options.step_tokens_max().max(LOGIT_ROWS);

@@ -1,73 +1,112 @@
-//! How many prompt tokens a step carries while answers run. Invariant: at least one block's worth, so that a prompt always
-//! gets on, and no more than keeps the time between an answer's tokens below twice the quiet one, where that is possible.
+//! How far prompts get between two tokens of running answers. Invariant: one part of a layer at least, so that a prompt
+//! always gets on, and no more than keeps the time between an answer's tokens below twice the quiet one, where that is
+//! possible.
 //!
-//! The cost of prompt tokens is not modelled but followed: after each mixed step the share is set to what would have met
-//! the target, down at once and up by one block a step.
+//! Costs are not modelled but followed: what the latest steps took, and the latest part of each kind, in proportion to its
+//! tokens.
+use crate::forward::{Lane, Part};
 use crate::options::SEQUENCES_MAX;
 use hyprstream_kernels::KV_BLOCK;
 
-/// How long a mixed step may take, in quiet steps. Below two, since the slowest of twenty counts.
+/// How long a step and the parts after it may take together, in quiet steps. Below two, since the slowest of twenty counts.
 const STRETCH: f32 = 1.75;
+/// How long both halves of a layer should take for a chunk, in quiet steps: then each step brings it on by a layer.
+const LAYER_SHARE: f32 = 0.7;
+/// What one step may leave to the next, or take from it, in quiet steps.
+const CARRY: f32 = 0.12;
+/// Least time of the parts, as a share of the step's, however slow steps have become.
+const SHARE_MIN: f32 = 0.25;
+/// What a part costs beside its tokens, in tokens: weights are brought into the form that products want.
+const FIXED_TOKENS: f32 = 48.0;
+/// Tokens of a chunk between answers before anything was measured.
+const CHUNK_START: usize = 2 * KV_BLOCK;
+/// Seconds of parts while nobody answers: then the scheduler looks at what has come meanwhile.
+const ALONE: f32 = 0.04;
+
+/// Kinds of parts.
+const KINDS: usize = 3;
 
 pub struct Pace {
-    /// Seconds of a step that carries so many tokens of answers and nothing else; 0 where none was seen.
+    /// Seconds of a step that carries so many tokens of answers, without the parts after it; 0 where none was seen.
     quiet: [f32; SEQUENCES_MAX + 1],
-    share: f32,
-    share_max: usize,
+    /// Seconds of a token in a part, by lane and kind; 0 where none was seen.
+    parts: [[f32; KINDS]; 3],
+    /// Seconds left over, or overdrawn.
+    carry: f32,
+}
+
+fn kind(part: Part) -> usize {
+    match part {
+        Part::Attention(_) => 0,
+        Part::FeedForward(_) => 1,
+        Part::Logits(_) => 2,
+    }
+}
+
+/// What a part's tokens count. Logits come in tiles of one size.
+fn weight(part: Part, tokens: usize) -> f32 {
+    match part {
+        Part::Logits(_) => 1.0,
+        _ => tokens as f32 + FIXED_TOKENS,
+    }
 }
 
 impl Pace {
-    pub fn new(share_max: usize) -> Pace {
+    pub fn new() -> Pace {
         Pace {
             quiet: [0.0; SEQUENCES_MAX + 1],
-            share: KV_BLOCK as f32,
-            share_max,
+            parts: [[0.0; KINDS]; 3],
+            carry: 0.0,
         }
     }
 
-    /// Prompt tokens for a step that carries so many tokens of answers.
-    pub fn prompt_tokens(&self, answering: usize) -> usize {
+    /// Tokens of the next chunk of prompts, `max` at most, where so many tokens of answers are in a step.
+    pub fn chunk(&self, lane: Lane, answering: usize, max: usize) -> usize {
         if answering == 0 {
-            return self.share_max;
+            return max;
         }
-        let blocks = (self.share as usize / KV_BLOCK).max(1);
-        (blocks * KV_BLOCK).min(self.share_max)
+        let [attention, feed_forward, _] = self.parts[lane as usize];
+        let token = attention + feed_forward;
+        let tokens = match self.quiet(answering) {
+            Some(quiet) if token > 0.0 => (quiet * LAYER_SHARE / token - FIXED_TOKENS).max(0.0) as usize,
+            _ => CHUNK_START,
+        };
+        (tokens / KV_BLOCK * KV_BLOCK).max(KV_BLOCK).min(max)
     }
 
-    /// Takes in what a step took.
-    pub fn observe(&mut self, answering: usize, prompt: usize, seconds: f32) {
-        if answering == 0 || !seconds.is_finite() {
-            return;
+    /// Seconds for parts after a step with so many tokens of answers, which took `step` seconds.
+    pub fn allowance(&self, answering: usize, step: f32) -> f32 {
+        if answering == 0 {
+            return ALONE;
         }
-        if prompt == 0 {
-            self.observe_quiet(answering, seconds);
-            return;
-        }
-        let Some(quiet) = self.quiet(answering) else {
-            return;
-        };
-        let extra = (seconds - quiet).max(quiet * 0.01);
-        let fitting = prompt as f32 * (STRETCH - 1.0) * quiet / extra;
-        if fitting < self.share {
-            // Half at most, so that one disturbed step does not undo everything.
-            self.share = fitting.max(self.share / 2.0);
-        } else if prompt >= self.prompt_tokens(answering) {
-            self.share = fitting.min(self.share + KV_BLOCK as f32);
-        }
-        self.share = self
-            .share
-            .clamp(KV_BLOCK as f32, self.share_max.max(KV_BLOCK) as f32);
+        let quiet = self.quiet(answering).unwrap_or(step);
+        let left = (quiet * STRETCH - step).max(step * SHARE_MIN);
+        left + self.carry.clamp(-quiet * CARRY, quiet * CARRY)
     }
 
-    /// Follows faster steps quickly and slower ones slowly: disturbance only ever makes a step slower.
-    fn observe_quiet(&mut self, answering: usize, seconds: f32) {
-        let quiet = &mut self.quiet[answering.min(SEQUENCES_MAX)];
-        let weight = match *quiet {
-            0.0 => 1.0,
-            known if seconds < known => 0.5,
-            _ => 0.125,
-        };
-        *quiet += (seconds - *quiet) * weight;
+    /// What is left of the allowance.
+    pub fn settle(&mut self, left: f32) {
+        self.carry = if left.is_finite() { left } else { 0.0 };
+    }
+
+    /// What this part will take; nothing where none was seen.
+    pub fn cost(&self, lane: Lane, part: Part, tokens: usize) -> f32 {
+        self.parts[lane as usize][kind(part)] * weight(part, tokens)
+    }
+
+    /// Takes in what a part took.
+    pub fn observe_part(&mut self, lane: Lane, part: Part, tokens: usize, seconds: f32) {
+        let took = seconds / weight(part, tokens);
+        if took.is_finite() {
+            follow(&mut self.parts[lane as usize][kind(part)], took);
+        }
+    }
+
+    /// Takes in what a step with so many tokens of answers took.
+    pub fn observe_step(&mut self, answering: usize, seconds: f32) {
+        if seconds.is_finite() {
+            follow(&mut self.quiet[answering.min(SEQUENCES_MAX)], seconds);
+        }
     }
 
     /// The quiet step of as many answers; of fewer, which is shorter, where that was not seen; of more, at last.
@@ -78,78 +117,160 @@ impl Pace {
     }
 }
 
+/// Follows faster times quickly and slower ones slowly: disturbance only ever makes them slower.
+fn follow(known: &mut f32, seconds: f32) {
+    let weight = match *known {
+        0.0 => 1.0,
+        known if seconds < known => 0.5,
+        _ => 0.125,
+    };
+    *known += (seconds - *known) * weight;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Steps of a machine with a fixed cost and one for each prompt token, until the share has settled.
-    fn settle(pace: &mut Pace, answering: usize, steps: usize, seconds: impl Fn(usize) -> f32) -> Vec<f32> {
-        let mut times = Vec::new();
-        for _ in 0..steps {
-            let prompt = pace.prompt_tokens(answering);
-            let took = seconds(prompt);
-            pace.observe(answering, prompt, took);
-            times.push(took);
+    const LAYERS: usize = 28;
+
+    /// A machine on which a quiet step takes `quiet` seconds and a half layer so many seconds for its tokens.
+    struct Machine<F: Fn(usize) -> f32> {
+        quiet: f32,
+        half: F,
+    }
+
+    impl<F: Fn(usize) -> f32> Machine<F> {
+        /// Reads so many tokens beside four answers; returns the times between two tokens of an answer.
+        fn read(&self, pace: &mut Pace, mut tokens: usize) -> Vec<f32> {
+            let mut gaps = Vec::new();
+            while tokens > 0 {
+                let chunk = pace.chunk(Lane::Long, 4, 512).min(tokens);
+                tokens -= chunk;
+                let mut parts = (0..LAYERS)
+                    .flat_map(|l| [Part::Attention(l), Part::FeedForward(l)])
+                    .peekable();
+                while parts.peek().is_some() {
+                    let mut left = pace.allowance(4, self.quiet);
+                    let mut gap = self.quiet;
+                    while let Some(part) =
+                        parts.next_if(|&part| gap == self.quiet || pace.cost(Lane::Long, part, chunk) <= left)
+                    {
+                        let took = (self.half)(chunk);
+                        pace.observe_part(Lane::Long, part, chunk, took);
+                        (gap, left) = (gap + took, left - took);
+                    }
+                    pace.settle(left);
+                    gaps.push(gap);
+                }
+            }
+            gaps
         }
-        times
+    }
+
+    fn quiet_pace(seconds: f32) -> Pace {
+        let mut pace = Pace::new();
+        pace.observe_step(4, seconds);
+        pace
+    }
+
+    fn percentile(gaps: &[f32], part: f32) -> f32 {
+        let mut gaps = gaps.to_vec();
+        gaps.sort_by(f32::total_cmp);
+        gaps[(gaps.len() as f32 * part) as usize]
     }
 
     #[test]
-    fn without_answers_a_step_is_as_large_as_it_may_be() {
-        let mut pace = Pace::new(512);
-        assert_eq!(pace.prompt_tokens(0), 512);
-        pace.observe(0, 512, 3.0);
-        assert_eq!(pace.prompt_tokens(0), 512);
-        assert_eq!(pace.prompt_tokens(1), 32, "nothing is known yet");
+    fn without_answers_a_chunk_is_as_large_as_it_may_be() {
+        let pace = Pace::new();
+        assert_eq!(pace.chunk(Lane::Long, 0, 512), 512);
+        assert_eq!(
+            pace.chunk(Lane::Long, 1, 512),
+            CHUNK_START,
+            "nothing is known yet"
+        );
+        assert_eq!(pace.chunk(Lane::Long, 1, 8), 8);
     }
 
     #[test]
-    fn the_share_grows_to_what_fits_and_never_past_twice_the_quiet_time() {
-        let mut pace = Pace::new(512);
-        pace.observe(4, 0, 0.040);
-        let times = settle(&mut pace, 4, 40, |prompt| 0.040 + 0.000_2 * prompt as f32);
-        assert!(times.iter().all(|&t| t <= 0.080), "{times:?}");
-        // 150 tokens fit into three quarters of 40 ms.
-        assert_eq!(pace.prompt_tokens(4), 128);
+    fn gaps_stay_below_twice_the_quiet_ones_and_the_time_is_used() {
+        for (fixed, token) in [(0.0, 2e-5), (0.001, 2e-5), (0.002, 4e-5), (0.0002, 1e-6)] {
+            let quiet = 0.020;
+            let half = |tokens: usize| fixed + token * tokens as f32;
+            let machine = Machine { quiet, half };
+            let mut pace = quiet_pace(quiet);
+            let gaps = machine.read(&mut pace, 8192);
+            let slow = percentile(&gaps, 0.95);
+            assert!(slow <= quiet * 2.0, "{slow} s with {fixed} {token}");
+            let mean = gaps.iter().sum::<f32>() / gaps.len() as f32;
+            assert!(mean >= quiet * 1.55, "{mean} s with {fixed} {token}");
+        }
     }
 
     #[test]
-    fn a_share_that_became_too_dear_shrinks_within_a_few_steps() {
-        let mut pace = Pace::new(512);
-        pace.observe(1, 0, 0.020);
-        settle(&mut pace, 1, 40, |prompt| 0.020 + 0.000_03 * prompt as f32);
-        let before = pace.prompt_tokens(1);
-        assert!(before >= 448, "{before}");
-        let times = settle(&mut pace, 1, 10, |prompt| 0.020 + 0.000_1 * prompt as f32);
-        assert!(times[4..].iter().all(|&t| t <= 0.040), "{times:?}");
+    fn a_chunk_is_as_large_as_its_parts_fit() {
+        let quiet = 0.020;
+        let machine = Machine {
+            quiet,
+            half: |tokens: usize| 2e-5 * (tokens as f32 + FIXED_TOKENS),
+        };
+        let mut pace = quiet_pace(quiet);
+        machine.read(&mut pace, 2048);
+        // 7 ms hold 350 tokens, 48 of which stand for the fixed cost.
+        assert_eq!(pace.chunk(Lane::Long, 4, 512), 288);
+        assert_eq!(pace.chunk(Lane::Long, 4, 128), 128);
+    }
+
+    #[test]
+    fn parts_that_became_dearer_are_followed() {
+        let quiet = 0.020;
+        let mut pace = quiet_pace(quiet);
+        Machine {
+            quiet,
+            half: |tokens: usize| 1e-5 * tokens as f32,
+        }
+        .read(&mut pace, 2048);
+        let gaps = Machine {
+            quiet,
+            half: |tokens: usize| 3e-5 * tokens as f32,
+        }
+        .read(&mut pace, 4096);
+        assert!(percentile(&gaps[8..], 0.95) <= quiet * 2.0, "{gaps:?}");
     }
 
     #[test]
     fn a_prompt_gets_on_even_where_nothing_fits() {
-        let mut pace = Pace::new(512);
-        pace.observe(1, 0, 0.010);
-        settle(&mut pace, 1, 10, |prompt| 0.050 + 0.001 * prompt as f32);
-        assert_eq!(pace.prompt_tokens(1), 32);
-        assert_eq!(Pace::new(8).prompt_tokens(3), 8, "the largest step bounds it");
+        let quiet = 0.010;
+        let mut pace = quiet_pace(quiet);
+        let machine = Machine {
+            quiet,
+            half: |_| 0.050,
+        };
+        assert_eq!(
+            machine.read(&mut pace, 64).len(),
+            2 * LAYERS,
+            "64 tokens were tried at once"
+        );
+        assert_eq!(pace.chunk(Lane::Long, 4, 512), KV_BLOCK);
+        assert!(pace.allowance(4, 1.0) > 0.1, "however slow the steps are");
     }
 
     #[test]
     fn one_disturbed_quiet_step_changes_little_and_other_counts_lend_theirs() {
-        let mut pace = Pace::new(512);
+        let mut pace = Pace::new();
         for seconds in [0.020, 0.200, 0.020, 0.020, 0.020] {
-            pace.observe(2, 0, seconds);
+            pace.observe_step(2, seconds);
         }
         let quiet = pace.quiet(2).unwrap();
         assert!((0.019..0.030).contains(&quiet), "{quiet}");
         assert_eq!((pace.quiet(7), pace.quiet(1)), (Some(quiet), Some(quiet)));
-        assert_eq!(Pace::new(512).quiet(1), None);
+        assert_eq!(Pace::new().quiet(1), None);
     }
 
     #[test]
-    fn the_last_short_piece_of_a_prompt_does_not_raise_the_share() {
-        let mut pace = Pace::new(512);
-        pace.observe(1, 0, 0.020);
-        pace.observe(1, 3, 0.020);
-        assert_eq!(pace.prompt_tokens(1), 32);
+    fn logits_cost_the_same_whatever_the_chunk() {
+        let mut pace = quiet_pace(0.02);
+        pace.observe_part(Lane::Long, Part::Logits(0), 512, 0.003);
+        assert_eq!(pace.cost(Lane::Long, Part::Logits(16), 32), 0.003);
+        assert_eq!(pace.cost(Lane::Short, Part::Logits(16), 32), 0.0);
     }
 }

@@ -1,12 +1,14 @@
 //! The sequences of one loaded model: who waits, who runs, what the next step carries. Invariant: blocks in use never
 //! exceed the cache, and a sequence that left has given all its blocks back, to be free or kept for its owner's next.
+mod reading;
+
 use crate::emit::{Flow, Outlet};
-use crate::forward::{Runner, Slice};
+use crate::forward::{Lane, Logits, Runner, Slice};
 use crate::options::{LOGIT_ROWS, SEQUENCES_MAX};
 use crate::pace::Pace;
 use crate::sampling::Candidates;
 use crate::sequence::{Next, Sequence, Tally, Voice};
-use crate::shares::{Holder, Reader, Shares, deal, gives_way, rank};
+use crate::shares::{Holder, Reader, Shares, gives_way, rank};
 use crate::speculation::RowCost;
 use crate::{EngineError, KvBlocks, Model, Options, Request};
 use hyprstream_kernels::{KV_BLOCK, Pool};
@@ -59,7 +61,7 @@ impl Runtime {
             candidates,
             serial: 0,
             shares: Shares::default(),
-            pace: Pace::new(options.prefill_tokens_max),
+            pace: Pace::new(),
             readers: Vec::with_capacity(options.sequences_max),
             row_cost: RowCost::default(),
             tally: Tally::default(),
@@ -106,32 +108,44 @@ impl Runtime {
             sequence.outlet.fail(error.clone());
             self.closing.push(sequence.outlet);
         }
+        self.runner.clear();
         // Whatever made all fail may have made what was computed wrong.
         self.runner.cache().forget_all();
     }
 
-    /// One step for all sequences that can run.
+    /// One token for each sequence that answers, then prompts as far as they get until the next one is due.
     pub fn step(&mut self, now: Instant, ended: &mut dyn FnMut(&Sequence)) -> Did {
         self.sweep(now);
         self.admit(now, ended);
-        let Some(load) = self.plan(now) else {
+        let answering = self.plan(now);
+        if answering == 0 && self.next_lane().is_none() {
             return Did::Nothing;
-        };
-        let started = Instant::now();
-        if catch_unwind(AssertUnwindSafe(|| self.compute())).is_err() {
+        }
+        let computed = AssertUnwindSafe(|| {
+            let seconds = self.answer(answering, ended);
+            self.read(answering, seconds, ended);
+        });
+        if catch_unwind(computed).is_err() {
             self.fail_all(&EngineError::Fault);
             return Did::Broke;
         }
-        let seconds = started.elapsed().as_secs_f32();
-        self.pace.observe(load.answering, load.reading, seconds);
-        if load.reading == 0 {
-            self.row_cost.measure(load.answering, seconds);
-        }
-        // What was computed from a file that changed meanwhile must not go out.
-        if !self.refuse_damaged() {
-            self.advance(ended);
-        }
         Did::Work
+    }
+
+    /// Computes the step at hand and says how long it took.
+    fn answer(&mut self, answering: usize, ended: &mut dyn FnMut(&Sequence)) -> f32 {
+        if answering == 0 {
+            return 0.0;
+        }
+        let started = Instant::now();
+        self.compute(Lane::Step);
+        let seconds = started.elapsed().as_secs_f32();
+        self.pace.observe_step(answering, seconds);
+        if self.next_lane().is_none() {
+            self.row_cost.measure(answering, seconds);
+        }
+        self.advance(Lane::Step, ended);
+        seconds
     }
 
     fn refuse_damaged(&mut self) -> bool {
@@ -153,6 +167,7 @@ impl Runtime {
             match verdict(&mut self.running[at], now, &self.options) {
                 None => at += 1,
                 Some(end) => {
+                    self.leave(at);
                     let sequence = self.running.remove(at);
                     self.close(sequence, end);
                 }
@@ -257,6 +272,7 @@ impl Runtime {
 
     /// Takes the blocks of one that runs; what they hold is kept as long as the room is not needed.
     fn park(&mut self, at: usize, now: Instant) {
+        self.leave(at);
         let sequence = &mut self.running[at];
         keep(&mut self.runner, sequence);
         sequence.rest();
@@ -276,43 +292,38 @@ impl Runtime {
         }
     }
 
-    /// Chooses the tokens of the next step: first one for each sequence that answers, then what others have to read.
-    fn plan(&mut self, now: Instant) -> Option<Load> {
-        let mut load = Load::default();
+    /// Chooses the tokens of the next step, one for each sequence that answers and what is drafted, and those of the next
+    /// chunk where none is under way. Returns how many the step has.
+    fn plan(&mut self, now: Instant) -> usize {
         let step_max = self.runner.step_tokens_max();
+        let mut answering = 0;
         for at in 0..self.running.len() {
             let sequence = &self.running[at];
-            if !sequence.is_answering() || !sequence.can_run() || load.answering == step_max {
+            if !sequence.is_answering() || !sequence.can_run() || answering == step_max {
                 continue;
             }
-            if self.make_room(at, 1, now) {
+            if self.make_room(at, Lane::Step, 1, now) {
                 self.shares.charge(self.running[at].uid, 1);
-                load.answering += 1;
+                answering += 1;
             }
         }
-        // Half of what is left at most, so that prompts get on.
-        load.answering += self.draft((step_max - load.answering) / 2);
-        let budget = self.pace.prompt_tokens(load.answering);
-        self.plan_readers(budget.min(step_max - load.answering), now);
+        answering += self.draft(step_max - answering);
+        self.plan_chunks(answering, now);
         self.queue_parked();
         // Counted at the end: one that was planned may have had to give way to another.
-        let planned = |answering: bool| {
-            let those = self.running.iter().filter(|s| s.is_answering() == answering);
-            those.map(|s| s.planned).sum::<usize>()
-        };
-        (load.answering, load.reading) = (planned(true), planned(false));
-        (load.answering + load.reading > 0).then_some(load)
+        let step = self.running.iter().filter(|s| s.is_in(Lane::Step));
+        step.map(|s| s.planned).sum()
     }
 
     /// Drafts tokens for the sequences that answer, `budget` in all at most, and one tile of logits together with what is
     /// planned. The more sequences share a step, the less a row may cost.
     fn draft(&mut self, budget: usize) -> usize {
-        let mut left = self.running.iter().filter(|s| s.planned > 0).count();
+        let mut left = self.running.iter().filter(|s| s.is_in(Lane::Step)).count();
         let mut rows = budget.min(LOGIT_ROWS.saturating_sub(left));
         let mut drafted = 0;
         let measured = || self.row_cost.share(left);
         let cost = self.options.draft_cost.unwrap_or_else(measured);
-        for sequence in self.running.iter_mut().filter(|s| s.planned > 0) {
+        for sequence in self.running.iter_mut().filter(|s| s.is_in(Lane::Step)) {
             let max = sequence.drafts_max(self.context).min(rows.div_ceil(left.max(1)));
             left = left.saturating_sub(1);
             if max == 0 {
@@ -336,32 +347,9 @@ impl Runtime {
         std::mem::take(&mut self.tally)
     }
 
-    fn plan_readers(&mut self, budget: usize, now: Instant) {
-        let mut readers = std::mem::take(&mut self.readers);
-        readers.clear();
-        for (at, s) in self.running.iter().enumerate() {
-            if !s.is_answering() && s.can_run() {
-                readers.push(Reader {
-                    at,
-                    rank: s.rank,
-                    uid: s.uid,
-                    serial: s.serial,
-                    wants: s.slice_max(),
-                    read: s.cached.saturating_sub(s.reused),
-                    gets: 0,
-                });
-            }
-        }
-        deal(&mut readers, budget, &mut self.shares);
-        for reader in readers.iter().filter(|r| r.gets > 0) {
-            self.make_room(reader.at, reader.gets, now);
-        }
-        self.readers = readers;
-    }
-
     /// Plans so many tokens for the sequence at `at` and reserves their blocks. Where none can be had, the newest sequence
     /// of the lowest priority gives its own back and waits. False if that was the one at `at` itself.
-    fn make_room(&mut self, at: usize, tokens: usize, now: Instant) -> bool {
+    fn make_room(&mut self, at: usize, lane: Lane, tokens: usize, now: Instant) -> bool {
         loop {
             let sequence = &mut self.running[at];
             if sequence.parked {
@@ -369,7 +357,7 @@ impl Runtime {
             }
             let end = sequence.cached + tokens;
             if self.runner.cache().reserve(&mut sequence.table, end).is_ok() {
-                sequence.planned = tokens;
+                (sequence.planned, sequence.lane) = (tokens, lane);
                 return true;
             }
             let holders = self.running.iter().enumerate().filter(|(_, s)| !s.parked);
@@ -378,40 +366,49 @@ impl Runtime {
         }
     }
 
-    fn compute(&mut self) {
-        let mut slices = [const { None::<Slice<'_>> }; SEQUENCES_MAX];
+    /// Computes the step at hand, or the next part of a chunk. True if nothing is left of it to compute.
+    fn compute(&mut self, lane: Lane) -> bool {
+        let mut slices = [EMPTY; SEQUENCES_MAX];
         let mut voices = [const { None::<(usize, &[u32], &mut Voice)> }; SEQUENCES_MAX];
         // Decode slices come first, then prefill slices.
-        let planned = |s: &&mut Sequence| s.planned > 0;
-        let decoding = |s: &Sequence| s.planned > 0 && !s.is_prefill();
-        let (mut decode, mut count) = (0, self.running.iter().filter(|s| decoding(s)).count());
-        for sequence in self.running.iter_mut().filter(planned) {
+        let decoding = |s: &&Sequence| s.is_in(lane) && !s.is_prefill();
+        let (mut decode, mut count) = (0, self.running.iter().filter(decoding).count());
+        for sequence in self.running.iter_mut().filter(|s| s.is_in(lane)) {
             let (slice, tokens, voice) = sequence.parts();
             let at = if slice.prefill { &mut count } else { &mut decode };
             voices[*at] = Some((slice.start, tokens, voice));
-            slices[*at] = Some(slice);
+            slices[*at] = slice;
             *at += 1;
         }
-        let empty = Slice {
-            tokens: &[],
-            start: 0,
-            blocks: &[],
-            prefill: false,
-            logits: crate::forward::Logits::None,
-        };
-        let slices = slices.map(|s| s.unwrap_or(empty));
-        let candidates = &mut self.candidates;
-        self.runner.step(&slices[..count], &mut |slice, at, logits| {
+        let (slices, candidates) = (&slices[..count], &mut self.candidates);
+        let mut hear = |slice: usize, at: usize, logits: &mut [f32]| {
             if let Some((start, tokens, voice)) = &mut voices[slice] {
                 voice.hear(*start + at, tokens, logits, candidates);
             }
-        });
+        };
+        match lane {
+            Lane::Step => {
+                self.runner.step(slices, &mut hear);
+                true
+            }
+            _ => {
+                if self.runner.tokens(lane) == 0 {
+                    self.runner.begin(lane, slices);
+                }
+                self.runner.advance(lane, slices, &mut hear)
+            }
+        }
     }
 
-    fn advance(&mut self, ended: &mut dyn FnMut(&Sequence)) {
+    /// Takes in what was computed in this lane.
+    fn advance(&mut self, lane: Lane, ended: &mut dyn FnMut(&Sequence)) {
+        // What was computed from a file that changed meanwhile must not go out.
+        if self.refuse_damaged() {
+            return;
+        }
         let mut at = 0;
         while at < self.running.len() {
-            if self.running[at].planned == 0 {
+            if !self.running[at].is_in(lane) {
                 at += 1;
                 continue;
             }
@@ -440,14 +437,14 @@ impl Runtime {
     }
 }
 
-/// Tokens of a step.
-#[derive(Clone, Copy, Debug, Default)]
-struct Load {
-    /// Of those that answer.
-    answering: usize,
-    /// Of those that read their prompt, or again what they had to give back.
-    reading: usize,
-}
+/// No tokens.
+const EMPTY: Slice<'_> = Slice {
+    tokens: &[],
+    start: 0,
+    blocks: &[],
+    prefill: false,
+    logits: Logits::None,
+};
 
 fn waited(sequence: &Sequence, now: Instant) -> Duration {
     now.saturating_duration_since(sequence.queued)
@@ -475,3 +472,6 @@ fn verdict(sequence: &mut Sequence, now: Instant, options: &Options) -> Option<E
         Flow::Clear | Flow::Blocked => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

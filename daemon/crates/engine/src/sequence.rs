@@ -1,7 +1,7 @@
 //! One request on its way through the engine: its tokens, its blocks, its text. Invariant: positions below `cached` are
 //! in the KV cache, and every token but the newest was reported before the next is chosen.
 use crate::emit::Outlet;
-use crate::forward::{Logits, Slice};
+use crate::forward::{Lane, Logits, Slice};
 use crate::sampling::{Candidates, Chosen, top_logprobs};
 use crate::speculation::{DRAFT_MAX, Speculation};
 use crate::stop::{Matched, StopMatcher};
@@ -36,8 +36,10 @@ pub struct Sequence {
     pub table: BlockTable,
     /// Positions in the KV cache.
     pub cached: usize,
-    /// Tokens in the step at hand; 0 if it rests.
+    /// Tokens in the step at hand, or in the chunk under way; 0 if it rests.
     pub planned: usize,
+    /// Where those are.
+    pub lane: Lane,
     pub outlet: Outlet,
     pub progress: Arc<Progress>,
     voice: Voice,
@@ -140,6 +142,7 @@ impl Sequence {
             prompt,
             cached: 0,
             planned: 0,
+            lane: Lane::Step,
             outlet: Outlet::new(sink),
             progress,
             voice,
@@ -172,7 +175,7 @@ impl Sequence {
         self.cached < self.prompt
     }
 
-    /// How many tokens a step could carry: a slice holds tokens of one role.
+    /// How many tokens a chunk could carry: a slice holds tokens of one role.
     pub fn slice_max(&self) -> usize {
         let end = if self.is_prefill() {
             self.prompt
@@ -187,14 +190,19 @@ impl Sequence {
         self.pending() == 1 && !self.is_prefill()
     }
 
-    /// Whether the step at hand could still carry it.
+    /// Whether it has tokens in this lane.
+    pub fn is_in(&self, lane: Lane) -> bool {
+        self.planned > 0 && self.lane == lane
+    }
+
+    /// Whether a step or a chunk could take it.
     pub fn can_run(&self) -> bool {
         self.planned == 0 && !self.parked && !self.outlet.is_blocked()
     }
 
     /// How many tokens could be drafted for the step at hand: one less than the answer may still grow by.
     pub fn drafts_max(&self, context: usize) -> usize {
-        if self.speculation.is_none() || self.planned != 1 || !self.is_answering() {
+        if self.speculation.is_none() || self.planned != 1 || !self.is_in(Lane::Step) {
             return 0;
         }
         let answer = self.params().max_tokens.saturating_sub(self.generated());
@@ -223,7 +231,7 @@ impl Sequence {
         self.planned -= count;
     }
 
-    /// Leaves the step at hand; its blocks are gone, so everything is to be computed anew.
+    /// Leaves the step or the chunk; its blocks are gone, so everything is to be computed anew.
     pub fn rest(&mut self) {
         self.undraft(self.drafts);
         (self.cached, self.planned) = (0, 0);

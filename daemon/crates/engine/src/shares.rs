@@ -55,7 +55,7 @@ pub fn rank(priority: u8, waited: Duration) -> u8 {
     priority.saturating_sub(steps.try_into().unwrap_or(u8::MAX))
 }
 
-/// A request that wants prompt tokens in the step at hand.
+/// A request that wants prompt tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reader {
     /// Where it is in the list of those that run.
@@ -72,6 +72,12 @@ pub struct Reader {
     pub gets: usize,
 }
 
+/// Whose turn it is: the least of these.
+pub fn turn(reader: &Reader, shares: &Shares) -> (u8, u64, usize, u64) {
+    let read = reader.read + reader.gets;
+    (reader.rank, shares.served(reader.uid), read, reader.serial)
+}
+
 /// Deals `budget` tokens out, a block's worth at a time, each to the reader of the highest priority whose user got least;
 /// among one user's, to the one that has read least, so that a short prompt does not wait for a long one.
 pub fn deal(readers: &mut [Reader], mut budget: usize, shares: &mut Shares) {
@@ -79,7 +85,7 @@ pub fn deal(readers: &mut [Reader], mut budget: usize, shares: &mut Shares) {
         let next = readers
             .iter_mut()
             .filter(|r| r.gets < r.wants)
-            .min_by_key(|r| (r.rank, shares.served(r.uid), r.read + r.gets, r.serial));
+            .min_by_key(|r| turn(r, shares));
         let Some(reader) = next else { return };
         let tokens = KV_BLOCK.min(reader.wants - reader.gets).min(budget);
         reader.gets += tokens;

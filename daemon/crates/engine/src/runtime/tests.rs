@@ -1,0 +1,199 @@
+//! Sequences that leave while their chunk is under way, step by step.
+use super::*;
+use crate::forward::Part;
+use crate::{LoadOptions, Progress, SamplingParams, Sink};
+use hyprstream_kernels::KvFormat;
+use hyprstream_protocol::{Event, Priority, Sampling};
+use std::path::Path;
+use std::sync::Mutex;
+
+type Items = Arc<Mutex<Vec<Result<Event, EngineError>>>>;
+
+struct Inbox(Items);
+
+impl Sink for Inbox {
+    fn ready(&self) -> bool {
+        true
+    }
+    fn closed(&self) -> bool {
+        false
+    }
+    fn send(&mut self, item: Result<Event, EngineError>) {
+        self.0.lock().unwrap().push(item);
+    }
+}
+
+struct Asked {
+    items: Items,
+    progress: Arc<Progress>,
+}
+
+impl Asked {
+    fn tokens(&self) -> Vec<u32> {
+        let items = self.items.lock().unwrap();
+        let token = |item: &Result<Event, _>| match item {
+            Ok(Event::Token(token)) => token.token,
+            _ => None,
+        };
+        items.iter().filter_map(token).collect()
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(
+            self.items.lock().unwrap().last(),
+            Some(Ok(Event::Done { .. }) | Err(_))
+        )
+    }
+}
+
+fn runtime() -> Runtime {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/golden/archs/qwen3/hf");
+    let pool = Arc::new(Pool::new(2).unwrap());
+    let model = Model::load("tiny", &path, &LoadOptions::new(&pool), &mut |_, _| {}).unwrap();
+    let options = Options {
+        kv_format: KvFormat::F32,
+        kv_tokens: 1024,
+        speculation: false,
+        ..Options::default()
+    };
+    Runtime::new(Arc::new(model), pool, &options).unwrap()
+}
+
+fn ask(runtime: &mut Runtime, uid: u32, tokens: Vec<u32>, max_tokens: u32) -> Asked {
+    let wanted = Sampling {
+        max_tokens: Some(max_tokens),
+        temperature: Some(0.0),
+        ..Sampling::default()
+    };
+    let asked = Asked {
+        items: Items::default(),
+        progress: Arc::new(Progress::new()),
+    };
+    runtime.accept(Request {
+        id: "test".into(),
+        uid,
+        priority: Priority::default(),
+        model: runtime.model().clone(),
+        tokens,
+        sampling: SamplingParams::resolve(&wanted, &Sampling::default()).unwrap(),
+        echo: false,
+        progress: asked.progress.clone(),
+        sink: Box::new(Inbox(asked.items.clone())),
+    });
+    asked
+}
+
+fn text(n: u32, len: u32) -> Vec<u32> {
+    (0..len).map(|i| 3 + (n * 31 + i * i * 7) % 90).collect()
+}
+
+/// A step with one part of a chunk at most, since parts are taken to be dear.
+fn step(runtime: &mut Runtime) {
+    for lane in Lane::READING {
+        for part in [Part::Attention(0), Part::FeedForward(0), Part::Logits(0)] {
+            runtime.pace.observe_part(lane, part, 1, 1e6);
+        }
+    }
+    runtime.pace.observe_step(1, 1e-6);
+    assert_eq!(runtime.step(Instant::now(), &mut |_| {}), Did::Work);
+}
+
+/// Steps until the tokens of the last sequence that came are in the middle of their chunk.
+fn step_into_chunk(runtime: &mut Runtime) {
+    for _ in 0..100 {
+        step(runtime);
+        let lane = runtime.running.last().filter(|s| s.planned > 0).map(|s| s.lane);
+        if lane.is_some_and(|lane| runtime.runner.tokens(lane) > 0) {
+            return;
+        }
+    }
+    panic!("no chunk is under way after a hundred steps");
+}
+
+fn step_until_over(runtime: &mut Runtime, asked: &Asked) {
+    for _ in 0..2000 {
+        if asked.is_over() {
+            return;
+        }
+        step(runtime);
+    }
+    panic!("no end");
+}
+
+#[test]
+fn who_cancels_in_the_middle_of_a_chunk_is_gone_at_once_and_holds_nobody_up() {
+    let alone = |n, len, max| {
+        let mut runtime = runtime();
+        let asked = ask(&mut runtime, 1, text(n, len), max);
+        step_until_over(&mut runtime, &asked);
+        asked.tokens()
+    };
+    let mut runtime = runtime();
+    let answer = ask(&mut runtime, 1, text(1, 5), 300);
+    step_until_started(&mut runtime, &answer);
+    let other = ask(&mut runtime, 1, text(2, 200), 10);
+    let mut cancelled = 0;
+    while !other.is_over() {
+        let asked = ask(&mut runtime, 2, text(3 + cancelled, 150), 5);
+        step_into_chunk(&mut runtime);
+        let before = runtime.kv().in_use;
+        asked.progress.cancel();
+        runtime.sweep(Instant::now());
+        assert_eq!(runtime.kv().in_use, before - 5, "free before the next step");
+        assert_eq!(
+            asked.items.lock().unwrap().last(),
+            Some(&Err(EngineError::Cancelled))
+        );
+        step(&mut runtime);
+        cancelled += 1;
+        assert!(cancelled < 100, "the other never gets on");
+    }
+    assert!(cancelled > 3);
+    step_until_over(&mut runtime, &answer);
+    assert_eq!(other.tokens(), alone(2, 200, 10));
+    assert_eq!(answer.tokens(), alone(1, 5, 300));
+    assert_eq!(runtime.kv().in_use, 0);
+}
+
+fn step_until_started(runtime: &mut Runtime, asked: &Asked) {
+    while asked.tokens().is_empty() {
+        step(runtime);
+    }
+}
+
+#[test]
+fn an_unfinished_chunk_is_never_found_by_others() {
+    let mut runtime = runtime();
+    let answer = ask(&mut runtime, 1, text(1, 5), 300);
+    step_until_started(&mut runtime, &answer);
+    let first = ask(&mut runtime, 1, text(2, 100), 3);
+    step_into_chunk(&mut runtime);
+    first.progress.cancel();
+    runtime.sweep(Instant::now());
+    let second = ask(&mut runtime, 1, text(2, 100), 3);
+    step(&mut runtime);
+    let sequence = runtime.running.last().map(|s| (s.reused, s.cached));
+    assert_eq!(sequence, Some((0, 0)));
+    step_until_over(&mut runtime, &second);
+    assert_eq!(second.tokens().len(), 3);
+}
+
+#[test]
+fn a_short_prompt_goes_beside_a_chunk_under_way() {
+    let mut runtime = runtime();
+    let answer = ask(&mut runtime, 1, text(1, 5), 400);
+    step_until_started(&mut runtime, &answer);
+    let long = ask(&mut runtime, 1, text(2, 400), 2);
+    step_into_chunk(&mut runtime);
+    let short = ask(&mut runtime, 1, text(3, 20), 2);
+    step(&mut runtime);
+    assert_eq!(runtime.running.last().map(|s| s.lane), Some(Lane::Short));
+    assert!(runtime.runner.tokens(Lane::Long) > 0);
+    let steps = (0..20).take_while(|_| {
+        step(&mut runtime);
+        !short.is_over()
+    });
+    assert!(steps.count() < 10, "two layers and logits are five parts");
+    assert!(!long.is_over());
+    step_until_over(&mut runtime, &long);
+}
