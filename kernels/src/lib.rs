@@ -23,7 +23,9 @@ mod shards;
 mod simd;
 
 pub use act::{log_softmax_at, log_sum_exp, silu_mul};
-pub use attention::{HeadNorms, KV_BLOCK, KvFormat, KvLayer, Rotation, Span, attend, place_heads};
+pub use attention::{
+    HeadNorms, KV_BLOCK, KvFormat, KvLayer, Rotation, Span, attend, attend_scratch_bytes, place_heads,
+};
 pub use input::{Forms, Input, Rows};
 pub use isa::Isa;
 pub use matmul::{MatrixRef, Output, matmul, matmul_many};

@@ -8,7 +8,8 @@ mod inputs;
 
 use half::f16;
 use hyprstream_kernels::{
-    Isa, KV_BLOCK, KvFormat, KvLayer, Pool, RopeLayout, Rotation, Span, attend, place_heads, reference,
+    Isa, KV_BLOCK, KvFormat, KvLayer, Pool, RopeLayout, Rotation, Span, attend, attend_scratch_bytes,
+    place_heads, reference,
 };
 use inputs::{Random, bits, isas, pools};
 use proptest::prelude::*;
@@ -239,6 +240,36 @@ fn head_sizes_groups_and_windows() {
                 case.check();
                 case.prefill().check();
             }
+        }
+    }
+}
+
+#[test]
+fn scratch_is_for_tiles_alone_and_below_a_mebibyte_a_thread() {
+    for isa in Isa::ALL {
+        let (one, many) = (attend_scratch_bytes(isa, 1), attend_scratch_bytes(isa, 12));
+        assert_eq!(many, 12 * one);
+        assert_eq!(one > 0, isa == Isa::Amx && cfg!(target_arch = "x86_64"));
+        assert!(one < 1 << 20);
+    }
+}
+
+/// More rows than a piece of the wide path takes, and chunks that all, some or none of a tile's rows see.
+#[test]
+fn long_prompts_in_one_piece() {
+    for (group, dim, window) in [(2, 128, None), (1, 256, Some(200)), (16, 64, None)] {
+        let case = Case::new(KvFormat::F16, [1, group, dim], &[(37, 600)], window, 5);
+        case.prefill().check();
+    }
+}
+
+/// Several key heads of a block in one piece, and the last piece with fewer.
+#[test]
+fn many_streams_of_one_token() {
+    for (kv_heads, group) in [(8, 2), (5, 1), (3, 7)] {
+        let spans: Vec<(usize, usize)> = (0..40).map(|i| (i * 3, 1 + i % 2)).collect();
+        for format in FORMATS {
+            Case::new(format, [kv_heads, group, 64], &spans, None, 6).check();
         }
     }
 }

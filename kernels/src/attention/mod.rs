@@ -12,9 +12,21 @@ mod value;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
+use crate::isa::Isa;
 pub use attend::attend;
 pub use cache::{KV_BLOCK, KvFormat, KvLayer};
 pub use heads::{HeadNorms, Rotation, place_heads};
+
+/// Bytes that attention keeps for the threads of a pool, from the first prompt on until they end. Nothing else is
+/// allocated.
+pub fn attend_scratch_bytes(isa: Isa, threads: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Amx {
+        return threads.saturating_mul(wide::SCRATCH_BYTES);
+    }
+    let _ = (isa, threads);
+    0
+}
 
 /// Consecutive tokens of one sequence within a batch.
 #[derive(Clone, Copy, Debug)]

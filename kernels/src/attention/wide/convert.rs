@@ -167,18 +167,18 @@ pub(super) fn queries(
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) fn keys<T: Value>(s: Avx512, rows: Rows<'_, T>, count: usize, steps: usize, to: &mut [Line]) {
     let zero = _mm512_setzero_si512();
-    for (row, step) in (0..2 * TILE).flat_map(|row| (0..steps).map(move |step| (row, step))) {
-        let [high, low] = if row < count {
-            split([
-                values(s, rows, row, step * STEP),
-                values(s, rows, row, step * STEP + 16),
-            ])
-        } else {
-            [zero; 2]
-        };
-        let at = (row / TILE * 2 * steps + step) * TILE + row % TILE;
-        write(&mut to[at], low);
-        write(&mut to[at + steps * TILE], high);
+    for row in 0..2 * TILE {
+        let tiles = &mut to[row / TILE * 2 * steps * TILE + row % TILE..];
+        for step in 0..steps {
+            let mut parts = [zero; 2];
+            if row < count {
+                let low = values(s, rows, row, step * STEP);
+                let high = values(s, rows, row, step * STEP + 16);
+                parts = split([low, high]);
+            }
+            write(&mut tiles[step * TILE], parts[1]);
+            write(&mut tiles[(steps + step) * TILE], parts[0]);
+        }
     }
 }
 
@@ -197,14 +197,13 @@ pub(super) fn turn_values<T: Value>(
     for tile in 0..tiles {
         let mut block = [_mm512_setzero_si512(); TILE];
         for (i, pair) in block.iter_mut().enumerate() {
-            let value = |row| {
-                if row < count {
-                    values(s, rows, row, tile * TILE)
-                } else {
-                    _mm512_setzero_ps()
+            let mut two = [_mm512_setzero_ps(); 2];
+            for (j, value) in two.iter_mut().enumerate() {
+                if 2 * i + j < count {
+                    *value = values(s, rows, 2 * i + j, tile * TILE);
                 }
-            };
-            *pair = pairs(value(2 * i), value(2 * i + 1));
+            }
+            *pair = pairs(two[0], two[1]);
         }
         for (v, line) in turned(block).into_iter().zip(&mut to[tile * stride..]) {
             write(line, v);

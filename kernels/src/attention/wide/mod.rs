@@ -9,12 +9,14 @@
 //! the result that the next product's bf16 path makes anyway.
 
 mod convert;
+mod score;
 mod softmax;
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
 use self::convert::{STEP, TILE};
+use self::score::score;
 use self::softmax::{Sight, State};
 use super::Span;
 use super::attend::Call;
@@ -26,7 +28,11 @@ use crate::amx::{Amx, Area, Shapes, Target, Tiles, multiply_block};
 const CHUNK: usize = 4 * KV_BLOCK;
 
 /// Query rows of a piece at most: they share the conversion of keys and values.
-const ROWS_MAX: usize = 256;
+const ROWS_MAX: usize = 512;
+
+/// Lines for queries and sums of a piece: half a mebibyte of a core's second cache, in which they are met again for
+/// every chunk.
+const ROW_LINES: usize = 8192;
 
 /// Largest head that the scratch is for.
 const DIM_MAX: usize = 256;
@@ -36,8 +42,14 @@ const DIM_MAX: usize = 256;
 #[derive(Clone, Copy)]
 struct Line([u32; 16]);
 
+/// Lines of a thread's scratch, whatever the model's shape.
+const LINES: usize = ROW_LINES + CHUNK * (3 * (DIM_MAX / STEP) + 3);
+
+/// Bytes of a thread's scratch.
+pub(super) const SCRATCH_BYTES: usize = LINES * size_of::<Line>();
+
 thread_local! {
-    /// A thread's scratch, below 1 MiB, kept from its first piece on.
+    /// A thread's scratch, kept from its first piece on.
     static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -51,12 +63,14 @@ pub(super) struct Wide {
 impl Wide {
     /// `None` where a model's shape is beyond the scratch.
     pub(super) fn new(amx: Amx, call: &Call<'_>, tokens: usize, threads: usize) -> Option<Wide> {
-        let group = call.group();
-        if group == 0 || group > ROWS_MAX || call.shape.head_dim > DIM_MAX || call.scale <= 0.0 {
+        let (group, steps) = (call.group(), call.shape.head_dim.div_ceil(STEP));
+        // A row has lines of both parts of the query and of its sums.
+        let rows_max = ROWS_MAX.min(ROW_LINES / (4 * steps.max(1)) / TILE * TILE);
+        if group == 0 || group > rows_max || call.shape.head_dim > DIM_MAX || call.scale <= 0.0 {
             return None;
         }
         // Large pieces share more, but there must be some for every thread.
-        let mut rows = ROWS_MAX;
+        let mut rows = rows_max;
         while rows > 64 && tokens * call.heads < 4 * threads * rows {
             rows /= 2;
         }
@@ -84,10 +98,8 @@ impl Wide {
             steps: call.shape.head_dim.div_ceil(STEP),
         };
         SCRATCH.with_borrow_mut(|lines| {
-            let wanted = piece.lines();
-            if lines.len() < wanted {
-                lines.resize(wanted, Line([0; 16]));
-            }
+            debug_assert!(piece.sizes().iter().sum::<usize>() <= LINES);
+            lines.resize(LINES, Line([0; 16]));
             // SAFETY: the token proves the instructions.
             unsafe { piece.run(self.amx, lines) }
         });
@@ -136,10 +148,6 @@ impl<T: Value> Piece<'_, T> {
             CHUNK,
             tiles * 2 * steps * TILE,
         ]
-    }
-
-    fn lines(&self) -> usize {
-        self.sizes().iter().sum()
     }
 
     /// Position of a row's token; rows beyond the last are as the last.
@@ -238,6 +246,27 @@ impl<T: Value> Piece<'_, T> {
         }
     }
 
+    /// What a tile's rows see of `count` positions from `start` on; `None` where they see all.
+    #[inline]
+    fn sight(&self, tile: usize, start: usize, count: usize) -> Option<Sight> {
+        // Rows are in order of position.
+        let (first, last) = (tile * TILE, tile * TILE + TILE - 1);
+        if self.position(first) + 1 >= start + count && self.first(last) <= start {
+            return None;
+        }
+        let mut sight = Sight {
+            first: [0; TILE],
+            last: [0; TILE],
+        };
+        for lane in 0..TILE {
+            let row = first + lane;
+            // Within a chunk, these are small.
+            sight.first[lane] = self.first(row).saturating_sub(start).min(CHUNK) as i32;
+            sight.last[lane] = (self.position(row) + 1).saturating_sub(start).min(CHUNK) as i32 - 1;
+        }
+        Some(sight)
+    }
+
     /// Takes `N` tiles of rows through the chunk at `start`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
@@ -258,19 +287,10 @@ impl<T: Value> Piece<'_, T> {
         self.scores::<N>(tiles, tile, blocks, scratch);
         let width = 2 * self.steps * TILE;
         for (n, state) in states[..N].iter_mut().enumerate() {
-            let mut sight = Sight {
-                first: [0; TILE],
-                last: [0; TILE],
-            };
-            for lane in 0..TILE {
-                let row = (tile + n) * TILE + lane;
-                // Within a chunk, these are small.
-                sight.first[lane] = self.first(row).saturating_sub(start).min(CHUNK) as i32;
-                sight.last[lane] = (self.position(row) + 1).saturating_sub(start).min(CHUNK) as i32 - 1;
-            }
+            let sight = self.sight(tile + n, start, blocks * KV_BLOCK);
             let weights = &mut scratch.p[n * CHUNK / 2..][..blocks * TILE];
             let exponent = self.call.scale * std::f32::consts::LOG2_E;
-            let shrink = state.take(&mut scratch.s[n * CHUNK..], &sight, exponent, weights);
+            let shrink = state.take(&mut scratch.s[n * CHUNK..], sight.as_ref(), exponent, weights);
             if let Some(shrink) = shrink {
                 for line in &mut scratch.o[(tile + n) * width..(tile + n + 1) * width] {
                     let sum = _mm512_castsi512_ps(convert::read(line));
@@ -281,41 +301,20 @@ impl<T: Value> Piece<'_, T> {
         self.blend::<N>(tiles, tile, blocks, scratch);
     }
 
-    /// Scores of `blocks` blocks of the chunk: `k_low q_high + k_high q_low`, then `k_high q_high`.
+    /// Scores of `blocks` blocks of the chunk.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn scores<const N: usize>(&self, tiles: &Tiles, tile: usize, blocks: usize, scratch: &mut Scratch<'_>) {
-        let (steps, bytes) = (self.steps, TILE * 64);
-        let q = &scratch.q[tile * 2 * steps * TILE..][..N * 2 * steps * TILE];
-        let k = scratch.k[..blocks * KV_BLOCK * 2 * steps].chunks_exact(KV_BLOCK * 2 * steps);
-        let q = Area {
-            at: q.as_ptr().cast(),
-            stride: 64,
-            step: bytes,
-            beside: 2 * steps * bytes,
-        };
-        let s = scratch.s.as_mut_ptr();
+        let width = 2 * self.steps * TILE;
+        let q = &scratch.q[tile * width..][..N * width];
+        let k = scratch.k[..2 * blocks * width].chunks_exact(2 * width);
+        let s = &mut scratch.s[..(N - 1) * CHUNK + blocks * KV_BLOCK];
+        let s = s.as_mut_ptr();
         for (index, k) in k.enumerate() {
-            let k = Area {
-                at: k.as_ptr().cast(),
-                ..q
-            };
-            let high = Area {
-                at: k.at.wrapping_add(steps * bytes),
-                ..k
-            };
-            let target = Target {
-                at: s.wrapping_add(index * KV_BLOCK).cast(),
-                stride: 64,
-                below: bytes,
-                beside: CHUNK * 64,
-            };
-            // SAFETY: k has two tiles of positions, q has `N` of rows, each of `2 * steps` tiles; s has
-            // a line for each of `CHUNK` positions and two tiles of rows.
-            unsafe {
-                multiply_block::<2, N>(tiles, k, q, target, 2 * steps, false);
-                multiply_block::<2, N>(tiles, high, q, target, steps, true);
-            }
+            let s = s.wrapping_add(index * KV_BLOCK);
+            // SAFETY: k has two tiles of positions and q has `N` of rows, each of `2 * steps` tiles; s has a line for each
+            // of `CHUNK` positions for each tile of rows.
+            unsafe { score::<N>(tiles, k.as_ptr(), q.as_ptr(), s, self.steps) };
         }
     }
 

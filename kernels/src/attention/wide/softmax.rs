@@ -52,13 +52,12 @@ impl State {
     pub(super) fn take(
         &mut self,
         scores: &mut [Line],
-        sight: &Sight,
+        sight: Option<&Sight>,
         exponent: f32,
         weights: &mut [Line],
     ) -> Option<__m512> {
         let count = 2 * weights.len();
-        let last = count as i32 - 1;
-        if sight.first.iter().any(|&first| first > 0) || sight.last.iter().any(|&l| l < last) {
+        if let Some(sight) = sight {
             hide(scores, sight, count);
         }
         let before = _mm512_castsi512_ps(read(&self.max));
