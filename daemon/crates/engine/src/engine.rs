@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How often sinks that were not ready are asked again.
 const BLOCKED_POLL: Duration = Duration::from_millis(5);
+/// How often a resting engine shows that its loop still turns.
+const REST_BEAT: Duration = Duration::from_millis(500);
 /// How long clients get to read their last items when the engine stops.
 const STOP_FLUSH: Duration = Duration::from_millis(500);
 
@@ -45,6 +47,10 @@ enum Command {
     Run(Box<Request>),
     /// Some model was retired: look which are over.
     Unload,
+    /// Compute nothing from the next step on, and say so here.
+    Pause(Sender<()>),
+    /// Compute again.
+    Resume,
     Stop,
 }
 
@@ -153,6 +159,7 @@ impl Engine {
             pool: pool.clone(),
             runtimes: Vec::new(),
             blocked: false,
+            paused: false,
         };
         let thread = std::thread::Builder::new()
             .name("engine".into())
@@ -262,6 +269,20 @@ impl Engine {
         self.shared.draining.store(true, Ordering::Release);
     }
 
+    /// Stops computing between two steps; requests keep their places. False: it did not come so far within `wait`, and
+    /// will a little later. Blocks until then.
+    pub fn pause(&self, wait: Duration) -> bool {
+        let (resting, heard) = channel();
+        let sent = self.commands.send(Command::Pause(resting));
+        sent.is_ok() && heard.recv_timeout(wait).is_ok()
+    }
+
+    /// Computes again.
+    pub fn resume(&self) {
+        // A send fails only when the engine has stopped, and then there is nothing to resume.
+        let _ = self.commands.send(Command::Resume);
+    }
+
     /// Whether nothing waits or runs.
     pub fn is_idle(&self) -> bool {
         let stats = self.stats();
@@ -298,6 +319,8 @@ struct Worker {
     runtimes: Vec<Resident>,
     /// The last turn computed nothing, though there are sequences.
     blocked: bool,
+    /// It rests, whatever there is to compute.
+    paused: bool,
 }
 
 struct Resident {
@@ -316,7 +339,9 @@ impl Resident {
 impl Worker {
     fn run(mut self) {
         while self.take_commands() {
-            self.turn();
+            if !self.paused {
+                self.turn();
+            }
             self.publish();
         }
         self.stop();
@@ -330,8 +355,9 @@ impl Worker {
                 Ok(command) => Some(command),
                 Err(_) => return false,
             }
-        } else if self.blocked {
-            match self.inbox.recv_timeout(BLOCKED_POLL) {
+        } else if self.blocked || self.paused {
+            let pause = if self.paused { REST_BEAT } else { BLOCKED_POLL };
+            match self.inbox.recv_timeout(pause) {
                 Ok(command) => Some(command),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return false,
@@ -362,6 +388,12 @@ impl Worker {
                 self.runtimes.retain(|r| !r.is_over());
                 self.publish();
             }
+            Command::Pause(resting) => {
+                self.paused = true;
+                // Whoever asked may have given up waiting.
+                let _ = resting.send(());
+            }
+            Command::Resume => self.paused = false,
             Command::Stop => return false,
         }
         true

@@ -207,6 +207,31 @@ fn neighbours_do_not_change_an_answer() {
 }
 
 #[test]
+fn a_resting_engine_computes_nothing_and_then_goes_on() {
+    let model = model();
+    let engine = Engine::start(options()).unwrap();
+    let want = ask(&engine, &model, &prompt(1, 9), 200).unwrap().inbox.tokens();
+    let running = ask(&engine, &model, &prompt(1, 9), 200).unwrap();
+    running.inbox.first_token();
+    assert!(engine.pause(DEADLINE));
+    let before = running.progress.completion_tokens();
+    assert!(before < 200, "it was over before it could rest");
+    // One that comes meanwhile waits; the loop shows that it lives.
+    let waiting = ask(&engine, &model, &prompt(2, 9), 3).unwrap();
+    let (beats, started) = (engine.stats().beats, Instant::now());
+    while engine.stats().beats < beats + 2 {
+        assert!(started.elapsed() < DEADLINE, "no sign of life");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(running.progress.completion_tokens(), before);
+    assert!(waiting.inbox.items.lock().unwrap().is_empty());
+    engine.resume();
+    assert_eq!(running.inbox.tokens(), want);
+    assert_eq!(waiting.inbox.tokens().len(), 3);
+    engine.stop();
+}
+
+#[test]
 fn an_evicted_sequence_goes_on_as_if_nothing_had_been() {
     let model = model();
     let roomy = Engine::start(options()).unwrap();
