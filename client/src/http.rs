@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use ureq::http::{Method, Request, Response};
-use ureq::{Agent, Body, BodyReader};
+use ureq::{Agent, Body, BodyReader, SendBody};
 
 /// Longest wait for a reply that needs no computing.
 const QUICK: Duration = Duration::from_secs(30);
@@ -153,6 +153,26 @@ impl Client {
     pub fn events(self, path: &str, body: &impl Serialize) -> Result<Events<BodyReader<'static>>, CallError> {
         let response = self.send(Method::POST, path, Some(encode(body)?), None)?;
         Ok(Events::new(response.into_body().into_reader()))
+    }
+
+    /// `PUT path` of a file of so many bytes, which may take any time.
+    pub fn upload(self, path: &str, file: impl Read + 'static, bytes: u64) -> Result<Reply, CallError> {
+        let request = Request::builder()
+            .method(Method::PUT)
+            .uri(format!("http://localhost{API_PREFIX}{path}"))
+            .header("content-type", "application/octet-stream")
+            .header("content-length", bytes)
+            // A daemon that refuses says so before anything is sent.
+            .header("expect", "100-continue")
+            .body(SendBody::from_owned_reader(file));
+        let request = request.map_err(|error| CallError::Garbage {
+            why: error.to_string(),
+        })?;
+        let response = self.agent.run(request)?;
+        match response.status().is_success() {
+            true => read_reply(response, REPLY_BYTES_MAX),
+            false => Err(read_error(response)),
+        }
     }
 
     fn quick(self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Reply, CallError> {

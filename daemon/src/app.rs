@@ -1,10 +1,13 @@
 //! What every request can reach. Invariant: nothing here changes while requests run, but through the parts' own locks.
+use crate::authority::Authority;
 use crate::catalog::{Catalog, Entry, resolve};
 use crate::config::Config;
 use crate::errors::Failure;
 use crate::jobs::Jobs;
 use crate::models::Models;
+use crate::reload::Reloads;
 use hyprstream_engine::Engine;
+use hyprstream_protocol::Model;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +45,10 @@ pub struct App {
     pub phase: watch::Sender<Phase>,
     /// Requests at work.
     pub activity: Arc<Activity>,
+    /// Who may do what.
+    pub authority: Authority,
+    /// Wishes to read the configuration again.
+    pub reloads: Reloads,
 }
 
 impl App {
@@ -66,6 +73,24 @@ impl App {
         let snapshot = self.catalog.snapshot();
         let entry = snapshot.default_model(self.config.generation.model.as_deref())?;
         Some(entry.name.clone())
+    }
+
+    /// A model as clients are told of it.
+    pub fn describe(&self, entry: &Entry) -> Model {
+        let (state, reason) = self.models.state(entry);
+        let summary = entry.summary();
+        Model {
+            name: entry.name.clone(),
+            state,
+            reason,
+            arch: summary.map(|s| s.arch.clone()),
+            parameters: summary.map(|s| s.parameters),
+            format: summary.map(|s| s.format.clone()),
+            context: summary.map(|s| s.context),
+            bytes: entry.bytes,
+            modified_s: entry.modified_s(),
+            starter: entry.starter,
+        }
     }
 
     /// Refuses new work while the daemon stops.

@@ -4,12 +4,20 @@ use crate::errors::Failure;
 use hyprstream_engine::Progress;
 use hyprstream_protocol::{Job, JobKind};
 use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
 
 const ROOT: u32 = 0;
+
+/// An id that nobody can guess: std seeds this hasher from the system's random numbers.
+pub fn new_id() -> String {
+    let number = || RandomState::new().build_hasher().finish();
+    format!("{:08x}{:08x}", number() as u32, number() as u32)
+}
 
 /// All jobs. Cheap to clone.
 #[derive(Clone, Default)]

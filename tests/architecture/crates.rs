@@ -28,7 +28,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
 ];
 
 /// Async stays in the daemon: these, and whatever begins like them, are nobody else's.
-const ASYNC: &[&str] = &["tokio", "axum", "hyper", "futures", "interprocess"];
+const ASYNC: &[&str] = &["tokio", "axum", "hyper", "futures", "interprocess", "zbus"];
 
 fn manifest(folder: &str) -> Table {
     let path = root().join(folder).join("Cargo.toml");

@@ -1,4 +1,5 @@
 //! A private `hyprstreamd` in a folder of its own. Invariant: it ends, and its folder goes, with the value.
+use crate::bus::Bus;
 use crate::program::{self, Ended};
 use crate::wire::{self, Reply};
 use crate::{fixtures, wait};
@@ -14,6 +15,8 @@ use tempfile::TempDir;
 pub struct Daemon {
     child: Child,
     folder: TempDir,
+    /// Address of the bus that it knows as the system's.
+    bus: Option<String>,
 }
 
 impl Daemon {
@@ -24,6 +27,27 @@ impl Daemon {
 
     /// With these models, under these names, and this configuration. Waits until it answers and lists them.
     pub fn with(models: &[(PathBuf, &str)], config: &str) -> Daemon {
+        Daemon::launch(models, config, None)
+    }
+
+    /// The same with the tiny model, on this bus too.
+    pub fn on_bus(bus: &Bus, config: &str) -> Daemon {
+        let config = format!("[dbus]\nbus = \"system\"\n{config}");
+        let daemon = Daemon::launch(&[(fixtures::tiny(), "tiny.gguf")], &config, Some(bus.address()));
+        bus.await_name();
+        daemon
+    }
+
+    /// With the tiny model, and this address as that of the system's bus.
+    pub fn on_address(address: &str, config: &str) -> Daemon {
+        Daemon::launch(
+            &[(fixtures::tiny(), "tiny.gguf")],
+            config,
+            Some(address.to_owned()),
+        )
+    }
+
+    fn launch(models: &[(PathBuf, &str)], config: &str, bus: Option<String>) -> Daemon {
         let folder = tempfile::Builder::new()
             .prefix("hyprstream-test-")
             .tempdir()
@@ -40,8 +64,8 @@ impl Daemon {
         };
         fs::write(folder.path().join("test.toml"), config).unwrap();
         File::create(folder.path().join("log")).unwrap();
-        let child = start(folder.path());
-        let mut daemon = Daemon { child, folder };
+        let child = start(folder.path(), bus.as_deref());
+        let mut daemon = Daemon { child, folder, bus };
         daemon.await_answer();
         for (_, name) in models {
             daemon.await_model(name.trim_end_matches(".gguf"));
@@ -61,7 +85,7 @@ impl Daemon {
     pub fn restart(&mut self) {
         self.signal(Signal::TERM);
         assert_eq!(self.ended().code(), Some(0), "{}", self.log());
-        self.child = start(self.folder.path());
+        self.child = start(self.folder.path(), self.bus.as_deref());
         self.await_answer();
     }
 
@@ -170,9 +194,10 @@ impl Drop for Daemon {
     }
 }
 
-fn start(folder: &Path) -> Child {
+fn start(folder: &Path, bus: Option<&str>) -> Child {
     let log = File::options().append(true).open(folder.join("log")).unwrap();
     command(folder)
+        .envs(bus.map(|address| ("DBUS_SYSTEM_BUS_ADDRESS", address)))
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()

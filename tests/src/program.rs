@@ -4,7 +4,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -128,7 +128,9 @@ impl Running {
             collect(child.stdout.take().unwrap(), &out),
             collect(child.stderr.take().unwrap(), &err),
         ];
-        if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+        if let Some(input) = input
+            && let Some(mut stdin) = child.stdin.take()
+        {
             let input = input.to_vec();
             // A program that refuses its input early closes the pipe; its exit code tells that.
             readers.push(std::thread::spawn(move || drop(stdin.write_all(&input))));
@@ -139,6 +141,19 @@ impl Running {
             err,
             readers,
         }
+    }
+
+    /// Starts it with an open standard input, to be spoken to.
+    pub fn spoken_to(command: &mut Command) -> (Running, ChildStdin) {
+        command.stdin(Stdio::piped());
+        let mut running = Running::fed(command, None);
+        let stdin = running.child.stdin.take().unwrap();
+        (running, stdin)
+    }
+
+    /// What it has complained about so far.
+    pub fn errors(&self) -> String {
+        text(&self.err)
     }
 
     /// What it has written so far.

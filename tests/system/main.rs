@@ -6,6 +6,7 @@ mod answers;
 mod autostart;
 mod catalog;
 mod crowd;
+mod dbus;
 mod foreign;
 mod hostile;
 mod lifecycle;

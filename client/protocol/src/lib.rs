@@ -15,8 +15,8 @@ mod state;
 pub use error::{Blame, ErrorBody, ErrorCode, ErrorReply};
 pub use event::{Event, FinishReason, LoadStage, Timings, TokenEvent, TokenLogprob, Usage};
 pub use request::{
-    CancelReply, ChatRequest, DetokenizeReply, DetokenizeRequest, GenerateRequest, LoadRequest, Message,
-    ModelReply, Priority, Prompt, Role, Sampling, ScoreReply, ScoreRequest, ScoredToken, TokenPiece,
+    CancelReply, ChatRequest, DetokenizeReply, DetokenizeRequest, FileReply, GenerateRequest, LoadRequest,
+    Message, ModelReply, Priority, Prompt, Role, Sampling, ScoreReply, ScoreRequest, ScoredToken, TokenPiece,
     TokenizeReply, TokenizeRequest, UnloadRequest,
 };
 pub use state::{

@@ -186,6 +186,15 @@ pub struct ModelReply {
     pub was_loaded: bool,
 }
 
+/// The answer to `PUT /models/NAME`, whose body is the file, and to `DELETE /models/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileReply {
+    /// The model's full name.
+    pub model: String,
+    /// Bytes that came to the disk, or went from it.
+    pub bytes: u64,
+}
+
 /// `POST /tokenize`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -180,6 +180,8 @@ pub enum JobKind {
     Score,
     /// Load a model.
     Load,
+    /// Copy a model into the models folder.
+    Install,
 }
 
 /// Where a job stands.

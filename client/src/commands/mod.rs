@@ -5,8 +5,10 @@ mod bench;
 mod cancel;
 mod chat;
 mod completions;
+mod delete;
 mod detokenize;
 mod help;
+mod install;
 mod load;
 mod man;
 mod models;
@@ -111,6 +113,8 @@ pub fn run(session: &Session, command: Command) -> Result<(), Failure> {
         Command::Ps => ps::run(session),
         Command::Load(flags) => load::run(session, flags),
         Command::Unload(flags) => unload::run(session, flags),
+        Command::Install(flags) => install::run(session, &flags),
+        Command::Delete(flags) => delete::run(session, &flags),
         Command::Show(flags) => show::run(session, &flags),
         Command::Status => status::run(session),
         Command::Tokenize(flags) => tokenize::run(session, flags),

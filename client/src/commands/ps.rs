@@ -38,6 +38,7 @@ fn row(job: &Job) -> Vec<Cell> {
         JobKind::Chat => "chat",
         JobKind::Score => "score",
         JobKind::Load => "load",
+        JobKind::Install => "install",
     };
     let state = match job.state {
         JobState::Loading => "loading",

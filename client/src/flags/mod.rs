@@ -21,7 +21,7 @@ const GLOBAL: &str = "Global options";
     version,
     about = "Ask the language models on this machine, served by hyprstreamd",
     override_usage = "hyp [OPTIONS] COMMAND   (hyp COMMAND --help tells more)",
-    help_template = "{about}\nUsage: {usage}\n\n{subcommands}\n\n{options}",
+    help_template = "{about}\nUsage: {usage}\n{subcommands}\n{options}",
     disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true
@@ -78,6 +78,10 @@ pub enum Command {
     Load(NameFlags),
     /// Free a model's memory
     Unload(NameFlags),
+    /// Copy a model file into the daemon's models folder
+    Install(InstallFlags),
+    /// Delete a model's files from the daemon's models folder
+    Delete(NameFlags),
     /// Show all that is known of a model
     Show(ShowFlags),
     /// Show what the daemon is doing
@@ -157,6 +161,17 @@ pub struct NameFlags {
     /// The model
     #[arg(value_name = "MODEL")]
     pub name: String,
+}
+
+/// Flags of `hyp install`.
+#[derive(Debug, Args)]
+pub struct InstallFlags {
+    /// The GGUF file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The model's name; without it, the file's
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
 }
 
 /// `hyp show`.

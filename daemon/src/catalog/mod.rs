@@ -10,7 +10,7 @@ mod store;
 mod watch;
 
 pub use entry::{Content, Entry, Identity};
-pub use names::{Unresolved, resolve};
+pub use names::{Unresolved, from_path as model_name, resolve};
 pub use scan::Root;
 
 use inbox::Inbox;
@@ -115,6 +115,11 @@ impl Catalog {
             shared,
             threads: vec![following, hashing],
         })
+    }
+
+    /// A way to wait for the next change.
+    pub fn changes(&self) -> changes::Receiver<()> {
+        self.shared.changed.subscribe()
     }
 
     /// The models now.

@@ -1,5 +1,5 @@
 //! The one table of configuration keys. Invariant: a key that is not here is refused; a value outside its range is too.
-use super::{Config, KvCache, MemoryMax};
+use super::{BusChoice, Config, KvCache, MemoryMax};
 use crate::units;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,6 +53,7 @@ keys! {
     "generation"."speculation" => |c, v| c.generation.speculation, truth(v);
     "http"."body_max" => |c, v| c.http.body_max, size(v, 1 << 10, 1 << 30);
     "http"."header_timeout" => |c, v| c.http.header_timeout, duration(v);
+    "dbus"."bus" => |c, v| c.dbus.bus, bus(v);
     "limits"."queue_max" => |c, v| c.limits.queue_max, whole(v, 1, 65536);
     "limits"."sequences_max" => |c, v| c.limits.sequences_max, whole(v, 1, 128);
     "limits"."stall" => |c, v| c.limits.stall, duration(v);
@@ -148,6 +149,16 @@ fn kv_cache(value: &DeValue<'_>) -> Result<KvCache, String> {
         Some("f32") => Ok(KvCache::F32),
         Some("q8") => Ok(KvCache::Q8),
         _ => expected("\"f16\", \"f32\" or \"q8\"", value),
+    }
+}
+
+fn bus(value: &DeValue<'_>) -> Result<BusChoice, String> {
+    match value.as_str() {
+        Some("auto") => Ok(BusChoice::Auto),
+        Some("system") => Ok(BusChoice::System),
+        Some("session") => Ok(BusChoice::Session),
+        Some("off") => Ok(BusChoice::Off),
+        _ => expected("\"auto\", \"system\", \"session\" or \"off\"", value),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Config {
     pub generation: Generation,
     /// `[http]`.
     pub http: Http,
+    /// `[dbus]`.
+    pub dbus: Dbus,
     /// `[limits]`.
     pub limits: Limits,
 }
@@ -97,6 +99,26 @@ pub struct Http {
     pub header_timeout: Duration,
 }
 
+/// The D-Bus door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dbus {
+    /// Where it is.
+    pub bus: BusChoice,
+}
+
+/// A bus, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusChoice {
+    /// The system's for the system service, the user's for a user's own daemon, none for any other.
+    Auto,
+    /// The system's.
+    System,
+    /// The user's own.
+    Session,
+    /// None.
+    Off,
+}
+
 /// Limits of the engine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
@@ -137,6 +159,7 @@ impl Config {
                 body_max: 8 << 20,
                 header_timeout: Duration::from_secs(10),
             },
+            dbus: Dbus { bus: BusChoice::Auto },
             limits: Limits {
                 queue_max: 64,
                 sequences_max: 16,

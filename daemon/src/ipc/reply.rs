@@ -3,6 +3,7 @@
 use super::peer::Peer;
 use crate::app::App;
 use crate::errors::Failure;
+use crate::jobs::new_id;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -13,8 +14,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyprstream_protocol::{ErrorBody, ErrorCode, ErrorReply, REQUEST_ID_HEADER};
 use serde::Serialize;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 /// A name or an id in a path, which may not be UTF-8 once its percent signs are read.
@@ -64,12 +63,6 @@ fn wanted_id(headers: &HeaderMap) -> Option<String> {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     sane.then(|| id.to_owned())
-}
-
-/// An id that nobody can guess: std seeds this hasher from the system's random numbers.
-pub fn new_id() -> String {
-    let number = || RandomState::new().build_hasher().finish();
-    format!("{:08x}{:08x}", number() as u32, number() as u32)
 }
 
 /// A JSON answer.

@@ -5,11 +5,14 @@ mod notify;
 
 use crate::app::{Activity, App, Phase};
 use crate::args::Settings;
+use crate::authority::Authority;
 use crate::catalog::{Catalog, Root};
 use crate::config::{KvCache, starter_dir};
+use crate::dbus;
 use crate::ipc::{self, BindError, Door};
 use crate::jobs::Jobs;
 use crate::models::{Models, available_memory};
+use crate::reload::Reloads;
 use hyprstream_engine::{Engine, Options, StartError};
 use hyprstream_kernels::KvFormat;
 use lock::{Lock, LockError};
@@ -59,6 +62,7 @@ pub struct Serving {
     app: Arc<App>,
     lock: Lock,
     server: JoinHandle<()>,
+    bus: Option<JoinHandle<()>>,
     unlink: Box<dyn Fn() + Send>,
     terminate: Signal,
     interrupt: Signal,
@@ -99,6 +103,7 @@ impl Listening {
         let unlink = Box::new(door.unlinker());
         let router = ipc::router(&app);
         let server = tokio::spawn(ipc::serve(door.listener, router, Arc::clone(&app)));
+        let bus = dbus::chosen(&settings).map(|bus| tokio::spawn(dbus::serve(Arc::clone(&app), bus)));
         tokio::spawn(app.models.clone().tend());
         tokio::spawn(notify::tell(Arc::clone(&app)));
         tracing::info!(
@@ -113,6 +118,7 @@ impl Listening {
             app,
             lock,
             server,
+            bus,
             unlink,
             terminate,
             interrupt,
@@ -172,6 +178,8 @@ fn assemble(settings: &Settings) -> Result<Arc<App>, Refusal> {
         models_dirs,
         phase: watch::Sender::new(Phase::Serving),
         activity: Activity::new(),
+        authority: Authority::default(),
+        reloads: Reloads::default(),
     }))
 }
 
@@ -245,6 +253,9 @@ impl Draining {
         let _ = tokio::task::spawn_blocking(move || engine.stop()).await;
         app.phase.send_replace(Phase::Ending);
         let _ = serving.server.await;
+        if let Some(bus) = serving.bus {
+            let _ = bus.await;
+        }
         (serving.unlink)();
         drop(serving.lock);
         tracing::info!("stopped");

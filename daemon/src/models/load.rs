@@ -54,6 +54,7 @@ impl Shared {
             }
         };
         drop(state);
+        self.changed.send_replace(());
         drop(turn);
         report.send_replace(last);
     }

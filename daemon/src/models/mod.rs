@@ -34,6 +34,8 @@ struct Shared {
     /// Where packed weights are kept.
     cache: PathBuf,
     state: Mutex<State>,
+    /// Told whenever a model's state may have changed.
+    changed: watch::Sender<()>,
     /// Held by the one load that goes on.
     turn: tokio::sync::Mutex<()>,
 }
@@ -91,9 +93,15 @@ impl Models {
                 idle_unload,
                 cache,
                 state,
+                changed: watch::Sender::new(()),
                 turn,
             }),
         }
+    }
+
+    /// A way to wait for the next change of a model's state.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changed.subscribe()
     }
 
     /// Bytes that models may use together.
@@ -206,6 +214,7 @@ impl Models {
         };
         state.slots.insert(name.clone(), slot);
         drop(state);
+        self.shared.changed.send_replace(());
         let (shared, entry) = (Arc::clone(&self.shared), Arc::clone(entry));
         tokio::spawn(async move { shared.load(entry, need, report).await });
         Ok(Joined::Loading(stage))
@@ -226,6 +235,7 @@ impl Models {
         let mut state = self.shared.state();
         if matches!(state.slots.get(name), Some(Slot::Failed { .. })) {
             state.slots.remove(name);
+            self.shared.changed.send_replace(());
         }
     }
 
@@ -283,6 +293,7 @@ impl Shared {
         if let Some(Slot::Loaded(resident)) = state.slots.remove(name) {
             tracing::info!(model = name, "unloaded: {name}");
             self.leave(state, &resident);
+            self.changed.send_replace(());
         }
     }
 

@@ -1,5 +1,6 @@
 //! The native routes under `/hyprstream/v1`. Invariant: what fails before the first event is an HTTP error; what fails
 //! later is an `error` event.
+mod files;
 mod state;
 mod text;
 mod work;
@@ -16,7 +17,10 @@ pub fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/status", get(state::status))
         .route("/models", get(state::models))
-        .route("/models/{*name}", get(state::model))
+        .route(
+            "/models/{*name}",
+            get(state::model).put(files::install).delete(files::delete),
+        )
         .route("/jobs", get(state::jobs))
         .route("/jobs/{id}", delete(state::cancel))
         .route("/load", post(work::load))

@@ -11,9 +11,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use hyprstream_model::{ModelFile, Summary};
-use hyprstream_protocol::{
-    CancelReply, Jobs, KvBlocks, Memory, Model, ModelDetail, ModelState, Models, Status,
-};
+use hyprstream_protocol::{CancelReply, Jobs, KvBlocks, Memory, ModelDetail, ModelState, Models, Status};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -74,34 +72,21 @@ pub fn in_words(app: &App) -> String {
 /// `GET /models`.
 pub async fn models(State(app): State<Arc<App>>) -> Response {
     let snapshot = app.catalog.snapshot();
-    let models = snapshot.entries.values().map(|entry| line(&app, entry)).collect();
+    let models = snapshot
+        .entries
+        .values()
+        .map(|entry| app.describe(entry))
+        .collect();
     reply::ok(&Models {
         models,
         default: app.default_model(),
     })
 }
 
-fn line(app: &App, entry: &Entry) -> Model {
-    let (state, reason) = app.models.state(entry);
-    let summary = entry.summary();
-    Model {
-        name: entry.name.clone(),
-        state,
-        reason,
-        arch: summary.map(|s| s.arch.clone()),
-        parameters: summary.map(|s| s.parameters),
-        format: summary.map(|s| s.format.clone()),
-        context: summary.map(|s| s.context),
-        bytes: entry.bytes,
-        modified_s: entry.modified_s(),
-        starter: entry.starter,
-    }
-}
-
 /// `GET /models/NAME`.
 pub async fn model(State(app): State<Arc<App>>, name: Segment) -> Result<Response, Failure> {
     let entry = app.entry(Some(&reply::segment(name)?))?;
-    let model = line(&app, &entry);
+    let model = app.describe(&entry);
     let chat_template = match model.state {
         ModelState::Broken => None,
         _ => chat_template(&app, &entry).await,

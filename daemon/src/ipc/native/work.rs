@@ -2,11 +2,13 @@
 //! the same that the other doors make.
 use crate::answer::{Answer, Order, begin};
 use crate::app::App;
+use crate::authority::Action;
 use crate::errors::Failure;
 use crate::ipc::body;
+use crate::ipc::peer::Peer;
 use crate::ipc::reply::{self, Asker};
 use crate::ipc::stream::{Render, Streaming};
-use crate::prompt::Input;
+use crate::order;
 use crate::score::score as score_prompt;
 use axum::Extension;
 use axum::body::Body;
@@ -14,10 +16,8 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use hyprstream_protocol::{
-    ChatRequest, Event, GenerateRequest, JobKind, LoadRequest, ModelReply, Priority, Sampling, ScoreRequest,
-    UnloadRequest,
+    ChatRequest, Event, GenerateRequest, LoadRequest, ModelReply, ScoreRequest, UnloadRequest,
 };
-use serde_json::Value;
 use std::sync::Arc;
 
 const TOP_MAX: u8 = 20;
@@ -25,60 +25,30 @@ const TOP_MAX: u8 = 20;
 /// `POST /generate`.
 pub async fn generate(State(app): State<Arc<App>>, asker: Asker, body: Body) -> Result<Response, Failure> {
     let request: GenerateRequest = body::json(&app, body).await?;
-    let input = Input::Prompt {
-        prompt: request.prompt,
-        parse_special: true,
-    };
-    let mut order = order(
-        &app,
-        asker,
-        JobKind::Generate,
-        request.model.as_deref(),
-        Some(input),
-    )?;
-    order.sampling = request.sampling;
-    order.echo = request.echo;
-    order.priority = request.priority;
-    stream(&app, order).await
+    stream(&app, order::generate(&app, named(asker), request)?).await
 }
 
 /// `POST /chat`.
 pub async fn chat(State(app): State<Arc<App>>, asker: Asker, body: Body) -> Result<Response, Failure> {
     let request: ChatRequest = body::json(&app, body).await?;
-    if request.messages.is_empty() {
-        return Err(Failure::bad_field(
-            "messages",
-            "`messages` is empty; give at least one turn",
-        ));
-    }
-    let messages = request
-        .messages
-        .iter()
-        .map(serde_json::to_value)
-        .collect::<Result<Vec<Value>, _>>();
-    let messages = messages.map_err(|_| Failure::fault("a message could not be written as JSON"))?;
-    let input = Input::Chat {
-        messages,
-        tools: request.tools,
-        vars: request.template_vars,
-    };
-    let mut order = order(&app, asker, JobKind::Chat, request.model.as_deref(), Some(input))?;
-    order.sampling = request.sampling;
-    order.priority = request.priority;
-    stream(&app, order).await
+    stream(&app, order::chat(&app, named(asker), request)?).await
 }
 
 /// `POST /load`.
 pub async fn load(State(app): State<Arc<App>>, asker: Asker, body: Body) -> Result<Response, Failure> {
     let request: LoadRequest = body::json(&app, body).await?;
-    let order = order(&app, asker, JobKind::Load, Some(&request.model), None)?;
-    app.models.forgive(&order.entry.name);
-    stream(&app, order).await
+    allowed(&app, asker.0.0, Action::ManageModels).await?;
+    stream(&app, order::load(&app, named(asker), &request)?).await
 }
 
 /// `POST /unload`.
-pub async fn unload(State(app): State<Arc<App>>, body: Body) -> Result<Response, Failure> {
+pub async fn unload(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Result<Response, Failure> {
     let request: UnloadRequest = body::json(&app, body).await?;
+    allowed(&app, peer, Action::ManageModels).await?;
     let model = app.entry(Some(&request.model))?.name.clone();
     let was_loaded = app.models.unload(&model);
     Ok(reply::ok(&ModelReply { model, was_loaded }))
@@ -107,24 +77,16 @@ pub async fn score(State(app): State<Arc<App>>, asker: Asker, body: Body) -> Res
     ))
 }
 
-fn order(
-    app: &App,
-    (Extension(peer), Extension(id)): Asker,
-    kind: JobKind,
-    model: Option<&str>,
-    input: Option<Input>,
-) -> Result<Order, Failure> {
-    let (entry, sampling) = (app.entry(model)?, Sampling::default());
-    Ok(Order {
-        id: id.0,
+fn named((Extension(peer), Extension(id)): Asker) -> order::Asker {
+    order::Asker {
         uid: peer.uid,
-        kind,
-        entry,
-        input,
-        sampling,
-        echo: false,
-        priority: Priority::default(),
-    })
+        id: id.0,
+    }
+}
+
+/// Refuses what the peer may not do; it is not asked for a password.
+pub async fn allowed(app: &App, peer: Peer, action: Action) -> Result<(), Failure> {
+    app.authority.check(action, &peer.subject(), false).await
 }
 
 /// Waits for the first event, so that what fails at once is an HTTP error, then streams.

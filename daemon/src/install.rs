@@ -1,0 +1,374 @@
+//! Puts models into the models folder and takes them out. Invariant: a model appears there whole and checked, by a rename
+//! that overwrites nothing, and what did not get so far leaves no file behind.
+use crate::app::App;
+use crate::catalog::{Entry, Identity, model_name};
+use crate::errors::Failure;
+use crate::jobs::{Ending, Running};
+use crate::order::Asker;
+use crate::units::show_size;
+use hyprstream_protocol::{ErrorBody, ErrorCode, JobKind};
+use rustix::fs::{OFlags, RenameFlags, fcntl_getfl, fstatvfs, renameat_with};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// So many are copied at once.
+const AT_ONCE_MAX: usize = 2;
+/// What is free beyond the file when a copy starts.
+const SPARE_BYTES: u64 = 16 << 20;
+/// The catalog needs so long at most to see what changed.
+const LISTED_MAX: Duration = Duration::from_secs(5);
+/// The catalog looks no deeper.
+const DEPTH_MAX: usize = 4;
+
+static SLOTS: std::sync::LazyLock<Arc<Semaphore>> =
+    std::sync::LazyLock::new(|| Arc::new(Semaphore::new(AT_ONCE_MAX)));
+
+/// A file that a caller handed over, to be copied.
+pub struct Source {
+    file: File,
+    bytes: u64,
+}
+
+impl Source {
+    /// Takes a descriptor, if it is a regular file that may be read.
+    pub fn open(descriptor: OwnedFd) -> Result<Source, Failure> {
+        let wrong = |what: &str| Failure::bad_field("file", format!("`file` must be {what}"));
+        let flags = fcntl_getfl(&descriptor).map_err(|_| wrong("an open file"))?;
+        // O_PATH is no right to read, whatever else is set.
+        if flags.contains(OFlags::PATH) || flags & OFlags::RWMODE == OFlags::WRONLY {
+            return Err(wrong("open for reading"));
+        }
+        let file = File::from(descriptor);
+        let metadata = file.metadata().map_err(|_| wrong("an open file"))?;
+        // A pipe could keep a thread waiting for as long as its writer likes.
+        if !metadata.is_file() {
+            return Err(wrong("a regular file, not a pipe, a socket or a folder"));
+        }
+        let bytes = metadata.len();
+        Ok(Source { file, bytes })
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Reads a piece, wherever the caller's own reading stands.
+    pub fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize, Failure> {
+        self.file
+            .read_at(buffer, at)
+            .map_err(|error| Failure::new(ErrorCode::BadRequest, format!("the file cannot be read: {error}")))
+    }
+}
+
+/// A model on its way into the models folder.
+pub struct Incoming {
+    file: File,
+    part: PathBuf,
+    to: PathBuf,
+    name: String,
+    job: Running,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Incoming {
+    /// Makes room for a model of this name; `bytes` where they are known.
+    pub fn begin(app: &App, asker: &Asker, name: &str, bytes: Option<u64>) -> Result<Incoming, Failure> {
+        app.admit()?;
+        let slot = Arc::clone(&SLOTS).try_acquire_owned().map_err(|_| {
+            let message = format!("{AT_ONCE_MAX} models are being installed already; try again in a moment");
+            Failure(ErrorBody::new(ErrorCode::Busy, message).retry_after_ms(2_000))
+        })?;
+        let name = wanted_name(name)?;
+        if app.catalog.snapshot().entries.contains_key(&name) {
+            return Err(taken(&name));
+        }
+        let folder = app.config.storage.models.first();
+        let folder = folder.ok_or_else(|| Failure::fault("no models folder"))?;
+        let to = folder.join(format!("{name}.gguf"));
+        if to.symlink_metadata().is_ok() {
+            return Err(taken(&name));
+        }
+        let part = part_of(&to, &asker.id).ok_or_else(|| Failure::fault("a model's path has no folder"))?;
+        let parent = part.parent().unwrap_or(folder);
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
+        made.map_err(|error| cannot_write(parent, &error))?;
+        let opened = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&part);
+        let file = opened.map_err(|error| cannot_write(parent, &error))?;
+        let job = app.jobs.enter(&asker.id, JobKind::Install, &name, asker.uid);
+        let incoming = Incoming {
+            file,
+            part,
+            to,
+            name,
+            job,
+            _slot: slot,
+        };
+        if let (Some(bytes), Ok(disk)) = (bytes, fstatvfs(&incoming.file)) {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            if bytes.saturating_add(SPARE_BYTES) > free {
+                return Err(disk_full(Some((bytes, free))));
+            }
+        }
+        tracing::info!(
+            request_id = incoming.job.id(),
+            model = %incoming.name,
+            uid = asker.uid,
+            "installing {} for uid {}",
+            incoming.name,
+            asker.uid
+        );
+        Ok(incoming)
+    }
+
+    /// The name that the model will have.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The id of its job.
+    pub fn id(&self) -> &str {
+        self.job.id()
+    }
+
+    /// A way to wait for `hyp cancel`.
+    pub fn ending(&self) -> Ending {
+        self.job.ending()
+    }
+
+    /// Writes a piece. Blocks.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.file
+            .write_all(bytes)
+            .map_err(|error| cannot_write(&self.to, &error))
+    }
+
+    /// Checks what was written and puts it in its place. Blocks.
+    pub fn finish(self) -> Result<(String, u64), Failure> {
+        let synced = self.file.sync_all();
+        synced.map_err(|error| cannot_write(&self.to, &error))?;
+        hyprstream_model::inspect(&self.part).map_err(|error| {
+            let said = error
+                .to_string()
+                .replace(&file_name(&self.part), &file_name(&self.to));
+            Failure::new(
+                ErrorCode::ModelBroken,
+                format!("it was not installed, as it cannot be used: {said}"),
+            )
+        })?;
+        let metadata = self.file.metadata();
+        let bytes = metadata.map(|metadata| metadata.len()).unwrap_or(0);
+        let here = rustix::fs::CWD;
+        match renameat_with(here, &self.part, here, &self.to, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) => return Err(taken(&self.name)),
+            // Some file systems do not know the flag; a link does not overwrite either.
+            Err(rustix::io::Errno::INVAL) => {
+                fs::hard_link(&self.part, &self.to).map_err(|error| match error.kind() {
+                    ErrorKind::AlreadyExists => taken(&self.name),
+                    _ => cannot_write(&self.to, &error),
+                })?
+            }
+            Err(error) => return Err(cannot_write(&self.to, &error.into())),
+        }
+        sync_folder_of(&self.to);
+        tracing::info!(request_id = self.job.id(), model = %self.name, bytes, "installed: {}", self.name);
+        Ok((self.name.clone(), bytes))
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // Gone already where it was renamed.
+        let _ = fs::remove_file(&self.part);
+    }
+}
+
+/// Waits until the catalog lists a model, or no longer does, so that the caller's next request finds it so.
+pub async fn listed(app: &App, name: &str, there: bool) {
+    let mut changes = app.catalog.changes();
+    let seen = async {
+        while app.catalog.snapshot().entries.contains_key(name) != there {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    // A catalog that is slow is no failure of what was asked.
+    let _ = tokio::time::timeout(LISTED_MAX, seen).await;
+}
+
+/// Removes a model's files, and gives their bytes. Requests that run with it go on to their end.
+pub async fn delete(app: &App, entry: &Arc<Entry>) -> Result<u64, Failure> {
+    if entry.starter {
+        let message = format!(
+            "{} came with hyprstream and goes with it; it cannot be deleted alone",
+            entry.name
+        );
+        return Err(Failure::new(ErrorCode::Denied, message));
+    }
+    if app.config.storage.models.contains(&entry.path) {
+        let message = format!(
+            "{} is the models folder itself; take its files away by hand",
+            entry.name
+        );
+        return Err(Failure::new(ErrorCode::Denied, message));
+    }
+    app.models.unload(&entry.name);
+    let gone = Arc::clone(entry);
+    let removing = tokio::task::spawn_blocking(move || remove(&gone));
+    let removed = removing.await;
+    removed
+        .map_err(|_| Failure::fault("deleting a model broke off"))?
+        .map_err(|error| cannot_write(&entry.path, &error))?;
+    listed(app, &entry.name, false).await;
+    tracing::info!(model = %entry.name, bytes = entry.bytes, "deleted: {}", entry.name);
+    Ok(entry.bytes)
+}
+
+fn remove(entry: &Entry) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(&entry.path)?;
+    // Of a link, the link goes, and not what it leads to.
+    if !metadata.is_dir() {
+        if metadata.is_file() && Identity::of_file(&metadata) != entry.identity {
+            return Err(io::Error::other("it was changed just now; look at it again"));
+        }
+        fs::remove_file(&entry.path)?;
+        sync_folder_of(&entry.path);
+        return Ok(());
+    }
+    // Without this one it is no model any more, whatever happens to the others.
+    fs::remove_file(entry.path.join("config.json"))?;
+    for item in fs::read_dir(&entry.path)? {
+        let item = item?;
+        if !item.file_type()?.is_dir() {
+            fs::remove_file(item.path())?;
+        }
+    }
+    match fs::remove_dir(&entry.path) {
+        // Other models lie below it.
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+        other => other,
+    }
+}
+
+/// The name under which a model can be installed.
+fn wanted_name(name: &str) -> Result<String, Failure> {
+    let wrong = |why: &str| Failure::bad_field("name", format!("{name:?} cannot be a model's name: {why}"));
+    let path = Path::new(name);
+    let mut parts = path.components();
+    if parts
+        .any(|part| !matches!(part, Component::Normal(part) if !part.as_encoded_bytes().starts_with(b".")))
+    {
+        return Err(wrong("it is no plain path, or a part of it begins with a dot"));
+    }
+    if path.components().count() > DEPTH_MAX || path.components().any(|part| part.as_os_str().len() > 200) {
+        return Err(wrong("it is too long"));
+    }
+    model_name(path).map_err(wrong)
+}
+
+/// Hidden, so that nobody takes it for a model, and in the same folder, so that it can be renamed.
+fn part_of(to: &Path, id: &str) -> Option<PathBuf> {
+    let id: String = id.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
+    let folder = to.parent()?;
+    Some(folder.join(format!(".{id}-{}.part", file_name(to))))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn sync_folder_of(path: &Path) {
+    let folder = path.parent().map(File::open);
+    // A file system that cannot do this keeps its own order.
+    if let Some(Ok(folder)) = folder {
+        let _ = folder.sync_all();
+    }
+}
+
+fn taken(name: &str) -> Failure {
+    Failure::bad_field(
+        "name",
+        format!("there is a model {name:?} already; delete it first, or choose another name"),
+    )
+}
+
+fn disk_full(numbers: Option<(u64, u64)>) -> Failure {
+    let numbers = numbers.map_or_else(String::new, |(bytes, free)| {
+        format!(
+            " (it needs {}, and {} are free)",
+            show_size(bytes),
+            show_size(free)
+        )
+    });
+    let message =
+        format!("the models folder's disk is full{numbers}; make room, or set another [storage] models");
+    Failure::new(ErrorCode::ModelTooLarge, message)
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => disk_full(None),
+        _ => {
+            tracing::warn!("{}: {error}", path.display());
+            let message = format!(
+                "the daemon cannot change its models folder ({error}); give its user the right to write to {}",
+                path.parent().unwrap_or(path).display()
+            );
+            Failure::new(ErrorCode::Internal, message)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_in_the_models_folder() {
+        assert_eq!(wanted_name("a/b.gguf").unwrap(), "a/b");
+        assert_eq!(wanted_name("Qwen3-0.6B").unwrap(), "Qwen3-0.6B");
+        for bad in [
+            "",
+            "../x",
+            "/etc/x",
+            "a/../b",
+            ".hidden",
+            "a/.b",
+            "a\nb",
+            "a/b/c/d/e",
+            &"x".repeat(300),
+        ] {
+            assert!(wanted_name(bad).is_err(), "{bad}");
+        }
+        let part = part_of(Path::new("/m/a/b.gguf"), "12/ab").unwrap();
+        assert_eq!(part, Path::new("/m/a/.12ab-b.gguf.part"));
+    }
+
+    #[test]
+    fn only_files_that_can_be_read_are_taken() {
+        let (reader, _writer) = io::pipe().unwrap();
+        assert!(Source::open(reader.into()).is_err());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        fs::write(&path, "12345").unwrap();
+        let source = Source::open(File::open(&path).unwrap().into()).unwrap();
+        let mut bytes = [0; 9];
+        assert_eq!((source.bytes(), source.read_at(&mut bytes, 3).unwrap()), (5, 2));
+        assert!(Source::open(OpenOptions::new().write(true).open(&path).unwrap().into()).is_err());
+        assert!(Source::open(File::open(folder.path()).unwrap().into()).is_err());
+    }
+}
