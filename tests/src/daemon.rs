@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use tempfile::TempDir;
 
+const SYSTEM_BUS: &str = "DBUS_SYSTEM_BUS_ADDRESS";
+
 /// The daemon.
 pub struct Daemon {
     child: Child,
     folder: TempDir,
-    /// Address of the bus that it knows as the system's.
-    bus: Option<String>,
+    /// The variable that names a bus, and its address.
+    bus: Option<(&'static str, String)>,
 }
 
 impl Daemon {
@@ -33,7 +35,20 @@ impl Daemon {
     /// The same with the tiny model, on this bus too.
     pub fn on_bus(bus: &Bus, config: &str) -> Daemon {
         let config = format!("[dbus]\nbus = \"system\"\n{config}");
-        let daemon = Daemon::launch(&[(fixtures::tiny(), "tiny.gguf")], &config, Some(bus.address()));
+        let daemon = Daemon::launch(
+            &[(fixtures::tiny(), "tiny.gguf")],
+            &config,
+            Some((SYSTEM_BUS, bus.address())),
+        );
+        bus.await_name();
+        daemon
+    }
+
+    /// The same on this bus as the user's own.
+    pub fn on_session_bus(bus: &Bus) -> Daemon {
+        let config = "[dbus]\nbus = \"session\"\n";
+        let address = ("DBUS_SESSION_BUS_ADDRESS", bus.address());
+        let daemon = Daemon::launch(&[(fixtures::tiny(), "tiny.gguf")], config, Some(address));
         bus.await_name();
         daemon
     }
@@ -43,11 +58,11 @@ impl Daemon {
         Daemon::launch(
             &[(fixtures::tiny(), "tiny.gguf")],
             config,
-            Some(address.to_owned()),
+            Some((SYSTEM_BUS, address.to_owned())),
         )
     }
 
-    fn launch(models: &[(PathBuf, &str)], config: &str, bus: Option<String>) -> Daemon {
+    fn launch(models: &[(PathBuf, &str)], config: &str, bus: Option<(&'static str, String)>) -> Daemon {
         let folder = tempfile::Builder::new()
             .prefix("hyprstream-test-")
             .tempdir()
@@ -64,7 +79,7 @@ impl Daemon {
         };
         fs::write(folder.path().join("test.toml"), config).unwrap();
         File::create(folder.path().join("log")).unwrap();
-        let child = start(folder.path(), bus.as_deref());
+        let child = start(folder.path(), bus.as_ref());
         let mut daemon = Daemon { child, folder, bus };
         daemon.await_answer();
         for (_, name) in models {
@@ -85,7 +100,7 @@ impl Daemon {
     pub fn restart(&mut self) {
         self.signal(Signal::TERM);
         assert_eq!(self.ended().code(), Some(0), "{}", self.log());
-        self.child = start(self.folder.path(), self.bus.as_deref());
+        self.child = start(self.folder.path(), self.bus.as_ref());
         self.await_answer();
     }
 
@@ -194,10 +209,10 @@ impl Drop for Daemon {
     }
 }
 
-fn start(folder: &Path, bus: Option<&str>) -> Child {
+fn start(folder: &Path, bus: Option<&(&str, String)>) -> Child {
     let log = File::options().append(true).open(folder.join("log")).unwrap();
     command(folder)
-        .envs(bus.map(|address| ("DBUS_SYSTEM_BUS_ADDRESS", address)))
+        .envs(bus.map(|(variable, address)| (variable, address)))
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()

@@ -76,6 +76,55 @@ fn polkit_decides_call_by_call() {
 }
 
 #[test]
+fn who_may_not_even_use_is_told_so() {
+    let Some(bus) = Bus::start() else { return };
+    if !can_be_others() {
+        return;
+    }
+    let _services = bus.services(&json!({"org.hyprstream.use": "password"}));
+    let daemon = Daemon::on_bus(&bus, "");
+    let mut caller = bus.caller_as(USERS[0]);
+    for (member, signature, args) in [
+        ("Generate", "ssa{sv}", json!(["tiny", "x", {}])),
+        ("Chat", "sa(ss)a{sv}", json!(["tiny", [["user", "x"]], {}])),
+        ("Complete", "sa(ss)a{sv}", json!(["tiny", [["user", "x"]], {}])),
+        ("OpenSession", "sa{sv}", json!(["tiny", {}])),
+    ] {
+        let (error, message) = caller.daemon(member, signature, args).unwrap_err();
+        assert_eq!(error, "org.hyprstream.Error.Denied", "{member}");
+        assert!(message.contains("org.hyprstream.use"), "{message}");
+    }
+    assert!(caller.objects().keys().all(|path| path.contains("/models/")));
+    daemon.stop();
+}
+
+#[test]
+fn the_session_bus_has_one_user_and_asks_nobody() {
+    let Some(bus) = Bus::start() else { return };
+    if !can_be_others() {
+        return;
+    }
+    let _services = bus.services(&json!({}));
+    let daemon = Daemon::on_session_bus(&bus);
+    let mut caller = bus.caller_as(USERS[0]);
+    let job = caller.daemon("Load", "s", json!(["tiny"])).unwrap();
+    caller.await_state(job[0].as_str().unwrap(), "done");
+    daemon.stop();
+}
+
+#[test]
+fn a_daemon_at_a_place_of_its_own_is_on_no_bus() {
+    let Some(bus) = Bus::start() else { return };
+    let daemon = Daemon::on_address(&bus.address(), "");
+    daemon
+        .hyp(["ask", "-m", "tiny", "--max-tokens", "2", "hello"])
+        .ok();
+    let (error, _) = bus.caller().daemon("Reload", "", json!([])).unwrap_err();
+    assert_eq!(error, "org.freedesktop.DBus.Error.ServiceUnknown");
+    daemon.stop();
+}
+
+#[test]
 fn polkit_decides_at_the_unix_socket_too() {
     let Some(bus) = Bus::start() else { return };
     if !can_be_others() {

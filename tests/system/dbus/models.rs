@@ -1,9 +1,10 @@
 //! Models over the bus: listed, installed, deleted, and what is told of it. Invariant: a file that is no model, or that did
 //! not come whole, leaves nothing in the models folder.
 use hyprstream_tests::bus::{NAME, PATH};
-use hyprstream_tests::{Bus, Daemon, fixtures};
+use hyprstream_tests::{Bus, Daemon, fixtures, wait, wire};
 use serde_json::json;
 use std::fs;
+use std::io::Write;
 
 fn files(daemon: &Daemon) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(daemon.models())
@@ -157,6 +158,23 @@ fn hyp_installs_and_deletes_over_the_socket() {
     if fixtures::starter().is_some() {
         assert!(starter.fails(8).contains("came with"));
     }
+    daemon.stop();
+}
+
+#[test]
+fn an_upload_that_breaks_off_leaves_no_file() {
+    let daemon = Daemon::tiny();
+    let mut stream = wire::connect(&daemon.socket()).unwrap();
+    let head = "PUT /hyprstream/v1/models/half HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&vec![7; 4_000_000]).unwrap();
+    wait::until("the copy is under way", || {
+        (daemon.jobs().len() == 1).then_some(())
+    });
+    assert!(files(&daemon).iter().any(|name| name.ends_with(".part")));
+    drop(stream);
+    daemon.await_rest();
+    assert_eq!(files(&daemon), ["tiny.gguf"]);
     daemon.stop();
 }
 
