@@ -3,7 +3,7 @@
 use crate::app::{App, Phase};
 use crate::catalog::Entry;
 use crate::errors::Failure;
-use crate::jobs::{AtWork, Running};
+use crate::jobs::{AtWork, Ending, Running};
 use crate::models::Lease;
 use crate::prompt::{Input, tokens_of};
 use crate::sink::{Item, sink};
@@ -106,6 +106,11 @@ impl Answer {
     /// The request's id.
     pub fn id(&self) -> &str {
         self.job.id()
+    }
+
+    /// A way to wait for `hyp cancel`, for whoever is too busy to ask for the next event.
+    pub fn ending(&self) -> Ending {
+        self.job.ending()
     }
 
     /// The next event, `None` after the last one.

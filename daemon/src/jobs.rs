@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 const ROOT: u32 = 0;
 
@@ -34,7 +34,7 @@ struct Entry {
     uid: u32,
     since: Instant,
     progress: Arc<Progress>,
-    ended: Notify,
+    ended: watch::Sender<bool>,
 }
 
 /// A job as its client's side holds it. When it is dropped the job is over, and whatever still computes for it ends.
@@ -65,7 +65,7 @@ impl Jobs {
             uid,
             since: Instant::now(),
             progress: Arc::new(Progress::new()),
-            ended: Notify::new(),
+            ended: watch::Sender::new(false),
         });
         table.insert(id, Arc::clone(&entry));
         drop(table);
@@ -103,7 +103,7 @@ impl Jobs {
         let entry = self.table().get(id).filter(|entry| may(uid, entry)).cloned();
         let entry = entry.ok_or_else(|| Failure::no_such_job(id))?;
         entry.progress.cancel();
-        entry.ended.notify_one();
+        entry.ended.send_replace(true);
         Ok(())
     }
 }
@@ -187,7 +187,9 @@ pub struct Ending(Arc<Entry>);
 impl Ending {
     /// Returns when the job is cancelled.
     pub async fn wait(&self) {
-        self.0.ended.notified().await;
+        let mut ended = self.0.ended.subscribe();
+        // It fails only when the sender is gone, and that is a part of this.
+        let _ = ended.wait_for(|ended| *ended).await;
     }
 }
 

@@ -92,6 +92,7 @@ impl Begun {
     ) -> (Heard, R) {
         let mut text = String::new();
         let mut tokens = 0u32;
+        let ending = self.answer.ending();
         let end = loop {
             let item = match self.first.take() {
                 Some(item) => Some(item),
@@ -111,6 +112,7 @@ impl Begun {
                 let written = tokio::select! {
                     written = outlet.put(&event) => written,
                     () = self.job.cancelled() => Err(Failure::cancelled()),
+                    () = ending.wait() => Err(Failure::cancelled()),
                     // Where nobody reads, what the answer has to say of it would come too late.
                     () = door.app.reached(Phase::Ending) => Err(Failure::stopping()),
                 };

@@ -148,6 +148,13 @@ fn hyp_lists_and_cancels_what_came_over_the_bus() {
     let (_stream, job) = endless(&mut caller, "hello");
     let id = job.rsplit('/').next().unwrap();
     assert_eq!(daemon.jobs()[0]["id"], id);
+    // Its pipe is full, and nobody reads: that must not keep it from being ended.
+    let mut before = None;
+    wait::until("the pipe is full", || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let now = daemon.jobs()[0]["completion_tokens"].as_u64();
+        (before.replace(now) == Some(now) && now > Some(0)).then_some(())
+    });
     daemon.hyp(["cancel", id]).ok();
     caller.await_state(&job, "cancelled");
     daemon.stop();
