@@ -8,6 +8,7 @@ usage: bus_caller.py ADDRESS
       an argument {"file": path} is that file, open for reading; {"pipe": true} is a pipe's end
   {"send": [...]}       the same without waiting for the answer -> {"ok": []}
   {"flood": [...], "count": n}   n calls at once -> {"ok": {error name or "ok": how many}}
+  {"crowd": [...], "count": n}   the same from n connections -> likewise
   {"read": number}      -> {"ok": text to the end}
   {"some": number}      -> {"ok": what is there, at most 64 bytes}
   {"close": number}     -> {"ok": []}
@@ -80,6 +81,8 @@ def outcome(bus, command):
         return {"ok": []}
     if "flood" in command:
         return {"ok": flood(bus, command["flood"], command["count"], to, timeout)}
+    if "crowd" in command:
+        return {"ok": crowd(command["crowd"], command["count"], to, timeout)}
     if "read" in command:
         with os.fdopen(command["read"], "rb") as stream:
             return {"ok": stream.read().decode()}
@@ -103,6 +106,20 @@ def flood(bus, call, count, to, timeout):
         bus.send_message_with_reply(message(call, to), answered, timeout)
     bus.flush()
     done.run()
+    return dict(seen)
+
+
+def crowd(call, count, to, timeout):
+    seen = collections.Counter()
+    held = [dbus.bus.BusConnection(sys.argv[1]) for _ in range(count)]
+    for bus in held:
+        try:
+            bus.send_message_with_reply_and_block(message(call, to), timeout)
+            seen["ok"] += 1
+        except dbus.DBusException as error:
+            seen[error.get_dbus_name()] += 1
+    for bus in held:
+        bus.close()
     return dict(seen)
 
 

@@ -15,6 +15,8 @@ use zbus::Message;
 const WAITING_MAX: usize = 64;
 /// Calls of one caller that may be at work.
 const AT_WORK_MAX: usize = 64;
+/// One user may hold so many connections to the bus that call us.
+const PER_USER_MAX: usize = 64;
 /// Callers that are remembered; the bus has fewer in all.
 const CLIENTS_MAX: usize = 4096;
 /// After how long a caller that is refused for its many calls may try again.
@@ -26,6 +28,8 @@ pub struct Client {
     pub name: String,
     /// Whose it is.
     pub uid: u32,
+    /// Its user holds more connections than one may: work is answered `Busy`.
+    crowded: bool,
     /// It left the bus.
     gone: AtomicBool,
     at_work: Arc<Semaphore>,
@@ -39,6 +43,14 @@ impl Client {
 
     /// The right to one more call at work.
     pub fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        if self.crowded {
+            let message = format!(
+                "you hold more than {PER_USER_MAX} connections to the bus that call the daemon; close some"
+            );
+            return Err(Failure(
+                ErrorBody::new(ErrorCode::Busy, message).retry_after_ms(RETRY_MS),
+            ));
+        }
         let permit = Arc::clone(&self.at_work).try_acquire_owned();
         permit.map_err(|_| too_many())
     }
@@ -65,6 +77,8 @@ struct Waiting {
 #[derive(Default)]
 pub struct Clients {
     table: Mutex<HashMap<String, Waiting>>,
+    /// Callers by user.
+    users: Mutex<HashMap<u32, usize>>,
     /// How many are followed; the bus is asked for news of those who leave only while there are any.
     followed: tokio::sync::Mutex<usize>,
 }
@@ -79,6 +93,25 @@ impl Clients {
     /// Somebody left; its task ends when it has seen the end of its calls.
     pub fn left(&self, name: &str) {
         self.table().remove(name);
+    }
+
+    /// One more caller of a user; how many there are.
+    fn enter(&self, uid: u32) -> usize {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = users.entry(uid).or_default();
+        *held = held.saturating_add(1);
+        *held
+    }
+
+    /// One less.
+    fn leave(&self, uid: u32) {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = users.get_mut(&uid) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                users.remove(&uid);
+            }
+        }
     }
 
     /// All are gone, as the bus is.
@@ -124,7 +157,7 @@ fn enqueue(door: &Arc<Door>, sender: String, message: Message) -> Result<(), (Me
         bytes,
     };
     let held = waiting.held.fetch_add(bytes, Ordering::AcqRel);
-    if held.saturating_add(bytes) > bytes_max.saturating_mul(2) {
+    if held.saturating_add(bytes) > bytes_max {
         return Err((message, too_many()));
     }
     match waiting.calls.try_send((message, weight)) {
@@ -147,6 +180,7 @@ async fn attend(door: Arc<Door>, name: String, mut queue: mpsc::Receiver<(Messag
         let client = Arc::new(Client {
             name: name.clone(),
             uid,
+            crowded: door.clients.enter(uid) > PER_USER_MAX,
             gone: AtomicBool::new(false),
             at_work: Arc::new(Semaphore::new(AT_WORK_MAX)),
         });
@@ -157,6 +191,7 @@ async fn attend(door: Arc<Door>, name: String, mut queue: mpsc::Receiver<(Messag
         }
         client.gone.store(true, Ordering::Release);
         door.forget(&client).await;
+        door.clients.leave(uid);
     }
     door.clients.left(&name);
     unfollow(&door).await;

@@ -18,7 +18,9 @@ pub const SESSION: &str = "org.hyprstream.Session1";
 /// Where sessions are.
 pub const SESSIONS_PATH: &str = "/org/hyprstream/Daemon1/sessions";
 /// Sessions of one user.
-const PER_USER_MAX: usize = 64;
+const PER_USER_MAX: usize = 32;
+/// Text of one talk: more than any context holds that runs on one machine, and little enough for all to be kept.
+const TALK_BYTES_MAX: usize = 1 << 20;
 
 /// One talk.
 pub struct Session {
@@ -95,13 +97,10 @@ impl Session {
     }
 
     /// The talk so far with one more question.
-    fn messages(&self, question: &str, bytes_max: u64) -> Result<Vec<Value>, Failure> {
+    fn messages(&self, question: &str) -> Result<Vec<Value>, Failure> {
         let talk = self.talk();
-        let bytes = talk.bytes.saturating_add(question.len());
-        if u64::try_from(bytes).unwrap_or(u64::MAX) > bytes_max {
-            let message = format!(
-                "the session's talk would be larger than {bytes_max} bytes ([http] body_max); open a new one"
-            );
+        if talk.bytes.saturating_add(question.len()) > TALK_BYTES_MAX {
+            let message = format!("a session's talk has {TALK_BYTES_MAX} bytes at most; open a new session");
             return Err(Failure::new(ErrorCode::TooLarge, message));
         }
         let mut messages = talk.messages.clone();
@@ -186,7 +185,7 @@ async fn ask(call: &Call, session: &Arc<Session>) -> Result<(), Refusal> {
     let format = options.format;
     let turn = session.turn()?;
     let door = &call.door;
-    let messages = session.messages(&question, door.app.config.http.body_max)?;
+    let messages = session.messages(&question)?;
     let request: ChatRequest = options.request(&session.model, [("messages", Value::Array(messages))])?;
     let (outlet, reader) = work::outlet(door, format)?;
     let begun = work::start(call, order::chat(&door.app, work::asker(call), request)?).await?;

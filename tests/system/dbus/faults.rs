@@ -161,6 +161,33 @@ fn hyp_lists_and_cancels_what_came_over_the_bus() {
 }
 
 #[test]
+fn a_user_with_too_many_connections_waits_and_another_does_not() {
+    let Some(bus) = Bus::start() else { return };
+    if !super::can_be_others() {
+        return;
+    }
+    let daemon = Daemon::on_bus(&bus, "");
+    let _services = bus.services(&json!({"org.hyprstream.use": "yes"}));
+    let (mut crowding, mut other) = (bus.caller_as(super::USERS[0]), bus.caller_as(super::USERS[1]));
+    let call = json!([PATH, "org.hyprstream.Daemon1", "OpenSession", "sa{sv}", ["tiny", {"top_k": 0}]]);
+    let count = |seen: &serde_json::Value, name: &str| seen[name].as_u64().unwrap_or(0);
+    let seen = crowding.ask(&json!({"crowd": call, "count": 80})).unwrap();
+    // 32 sessions a user, then 32 connections that get no more, then those beyond 64.
+    assert_eq!(
+        (count(&seen, "ok"), count(&seen, "org.hyprstream.Error.Busy")),
+        (32, 48),
+        "{seen}"
+    );
+    serves(&mut other);
+    // All are closed: there is room again.
+    wait::until("there is room again", || {
+        let seen = crowding.ask(&json!({"crowd": call, "count": 32})).unwrap();
+        (count(&seen, "ok") == 32).then_some(())
+    });
+    daemon.stop();
+}
+
+#[test]
 fn the_daemon_comes_back_to_a_bus_that_was_restarted() {
     let Some(mut bus) = Bus::start() else { return };
     let daemon = Daemon::on_bus(&bus, "");
