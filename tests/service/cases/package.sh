@@ -1,0 +1,69 @@
+# Install, use, upgrade, remove, purge.
+
+test_install_starts_the_socket_and_nothing_else() {
+    install_package
+    systemctl is-active hyprstreamd.socket
+    systemctl is-enabled hyprstreamd.socket
+    [ "$(systemctl is-active $UNIT)" = inactive ]
+    [ "$(stat -c '%U:%a' /var/lib/hyprstream/models)" = hyprstream:755 ]
+    [ "$(stat -c '%U:%a' /etc/hyprstream/hyprstreamd.toml)" = root:644 ]
+    hyprstreamd --check-config
+    for page in man1/hyp.1 man5/hyprstreamd.toml.5 man8/hyprstreamd.8; do [ -f /usr/share/man/$page.gz ]; done
+    bash -n /usr/share/bash-completion/completions/hyp
+}
+
+test_any_user_gets_an_answer_on_first_use() {
+    user alice
+    said=$(as alice hyp --no-start ask "how do I add a model")
+    holds "$said" models
+    systemctl is-active $UNIT
+    [ "$(stat -c %U /proc/"$(pid)")" = hyprstream ]
+}
+
+test_a_change_of_the_configuration_survives_an_upgrade_that_restarts_it() {
+    before=$(pid)
+    echo '# mine' >>/etc/hyprstream/hyprstreamd.toml
+    digests=/var/lib/hyprstream/catalog.sled
+    [ -d $digests ]
+    install_package
+    systemctl is-active $UNIT
+    [ "$(pid)" != "$before" ]
+    grep -q '# mine' /etc/hyprstream/hyprstreamd.toml
+    [ -d $digests ]
+    hyp --no-start ask hello
+}
+
+test_an_upgrade_leaves_a_stopped_service_stopped() {
+    systemctl stop $UNIT
+    install_package
+    [ "$(systemctl is-active $UNIT)" = inactive ]
+    systemctl is-active hyprstreamd.socket
+}
+
+test_remove_keeps_models_and_configuration() {
+    hyp --no-start ask hello
+    touch /var/lib/hyprstream/models/mine
+    dpkg --remove hyprstream
+    [ "$(systemctl is-active $UNIT)" = inactive ]
+    [ "$(systemctl is-active hyprstreamd.socket)" = inactive ]
+    [ ! -e $SOCKET ]
+    [ -e /var/lib/hyprstream/models/mine ]
+    [ -e /etc/hyprstream/hyprstreamd.toml ]
+    [ ! -e /var/cache/hyprstream ]
+}
+
+test_it_can_be_installed_again() {
+    install_package
+    systemctl is-active hyprstreamd.socket
+    hyp --no-start ask hello
+}
+
+test_purge_leaves_nothing() {
+    dpkg --purge hyprstream
+    systemctl daemon-reload
+    for path in /var/lib/hyprstream /var/cache/hyprstream /etc/hyprstream /run/hyprstream /usr/share/hyprstream /usr/bin/hyp; do
+        [ ! -e $path ] || fail "$path is still there"
+    done
+    [ -z "$(find /etc/systemd /var/lib/systemd/deb-systemd-helper-enabled -name '*hyprstream*')" ]
+    [ "$(systemctl show --value -p LoadState $UNIT)" = not-found ]
+}
