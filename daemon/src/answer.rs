@@ -52,7 +52,7 @@ pub struct Answer {
 /// Starts to work. What is wrong with the request itself is told at once.
 pub fn begin(app: &Arc<App>, order: Order) -> Result<Answer, Failure> {
     app.admit()?;
-    let params = SamplingParams::resolve(&order.sampling, &app.config.generation.sampling)?;
+    let params = SamplingParams::resolve(&order.sampling, &app.config().generation.sampling)?;
     let job = app
         .jobs
         .enter(&order.id, order.kind, &order.entry.name, order.uid);

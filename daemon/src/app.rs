@@ -1,18 +1,18 @@
 //! What every request can reach. Invariant: nothing here changes while requests run, but through the parts' own locks.
+use crate::args::Args;
 use crate::authority::Authority;
 use crate::catalog::{Catalog, Entry, resolve};
 use crate::config::Config;
 use crate::errors::Failure;
 use crate::jobs::Jobs;
 use crate::models::Models;
-use crate::reload::Reloads;
 use hyprstream_engine::Engine;
 use hyprstream_protocol::Model;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How far the daemon's end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -27,8 +27,12 @@ pub enum Phase {
 
 /// The daemon's parts.
 pub struct App {
-    /// Settings.
-    pub config: Config,
+    /// Settings; a reload puts others in their place.
+    pub settings: RwLock<Arc<Config>>,
+    /// The command line, which a reload reads the configuration under.
+    pub args: Args,
+    /// Held by the one reload that goes on.
+    pub reloading: tokio::sync::Mutex<()>,
     /// Models on disk.
     pub catalog: Arc<Catalog>,
     /// Models in memory.
@@ -41,21 +45,37 @@ pub struct App {
     pub started: Instant,
     /// Folders that are searched, for `status`.
     pub models_dirs: Vec<PathBuf>,
+    /// Told of every reload.
+    pub reconfigured: Notify,
     /// How far the daemon's end has come.
     pub phase: watch::Sender<Phase>,
     /// Requests at work.
     pub activity: Arc<Activity>,
     /// Who may do what.
     pub authority: Authority,
-    /// Wishes to read the configuration again.
-    pub reloads: Reloads,
 }
 
 impl App {
+    /// The settings as they are now.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts other settings in their place.
+    pub fn set_config(&self, config: Config) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        self.reconfigured.notify_one();
+    }
+
+    /// Returns once the settings have changed since this last returned. For one caller.
+    pub async fn reconfigured(&self) {
+        self.reconfigured.notified().await;
+    }
+
     /// The model that a request names, or the default one.
     pub fn entry(&self, wanted: Option<&str>) -> Result<Arc<Entry>, Failure> {
         let snapshot = self.catalog.snapshot();
-        match (wanted, self.config.generation.model.as_deref()) {
+        match (wanted, self.config().generation.model.as_deref()) {
             (Some(name), _) => Ok(Arc::clone(resolve(name, &snapshot.entries)?)),
             (None, Some(name)) => {
                 let entry = resolve(name, &snapshot.entries).map_err(Failure::wrong_default)?;
@@ -71,7 +91,7 @@ impl App {
     /// Name of the default model.
     pub fn default_model(&self) -> Option<String> {
         let snapshot = self.catalog.snapshot();
-        let entry = snapshot.default_model(self.config.generation.model.as_deref())?;
+        let entry = snapshot.default_model(self.config().generation.model.as_deref())?;
         Some(entry.name.clone())
     }
 
@@ -120,6 +140,7 @@ impl App {
 /// Counts requests at work, and remembers when the last one ended.
 pub struct Activity {
     requests: AtomicUsize,
+    begun: Notify,
     last: Mutex<Instant>,
 }
 
@@ -131,6 +152,7 @@ impl Activity {
     pub fn new() -> Arc<Activity> {
         Arc::new(Activity {
             requests: AtomicUsize::new(0),
+            begun: Notify::new(),
             last: Mutex::new(Instant::now()),
         })
     }
@@ -138,7 +160,13 @@ impl Activity {
     /// One more.
     pub fn begin(self: &Arc<Activity>) -> Active {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.begun.notify_one();
         Active(Arc::clone(self))
+    }
+
+    /// Returns once a request has begun since this last returned. For one caller.
+    pub async fn begun(&self) {
+        self.begun.notified().await;
     }
 
     /// How many are at work.

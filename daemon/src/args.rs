@@ -9,7 +9,7 @@ use std::time::Duration;
 ///
 /// Without options it is the system's service: socket /run/hyprstream/hyprstream.sock, configuration
 /// /etc/hyprstream/hyprstreamd.toml. Ask it with hyp(1).
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "hyprstreamd", version)]
 pub struct Args {
     /// Listen at this Unix socket
@@ -36,6 +36,9 @@ pub struct Args {
     /// Check the configuration, say OK or what is wrong, and end
     #[arg(long)]
     pub check_config: bool,
+    /// Have the running daemon read its configuration again, and wait until it has; what is wrong with it is said here
+    #[arg(long, conflicts_with = "check_config")]
+    pub reload: bool,
 }
 
 /// The value of `--idle-exit`; `None` inside is "never".

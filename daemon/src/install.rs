@@ -89,7 +89,8 @@ impl Incoming {
         if app.catalog.snapshot().entries.contains_key(&name) {
             return Err(taken(&name));
         }
-        let folder = app.config.storage.models.first();
+        let config = app.config();
+        let folder = config.storage.models.first();
         let folder = folder.ok_or_else(|| Failure::fault("no models folder"))?;
         let to = folder.join(format!("{name}.gguf"));
         if to.symlink_metadata().is_ok() {
@@ -217,7 +218,7 @@ pub async fn delete(app: &App, entry: &Arc<Entry>) -> Result<u64, Failure> {
         );
         return Err(Failure::new(ErrorCode::Denied, message));
     }
-    if app.config.storage.models.contains(&entry.path) {
+    if app.config().storage.models.contains(&entry.path) {
         let message = format!(
             "{} is the models folder itself; take its files away by hand",
             entry.name

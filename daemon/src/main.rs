@@ -48,8 +48,20 @@ fn main() -> ExitCode {
         println!("OK");
         return ExitCode::SUCCESS;
     }
+    if args.reload {
+        return match lifecycle::ask(&settings.socket) {
+            Ok(said) => {
+                println!("{said}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     journal::start();
-    match run(settings) {
+    match run(args, settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -58,7 +70,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(settings: Settings) -> Result<(), Refusal> {
+fn run(args: Args, settings: Settings) -> Result<(), Refusal> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime
         .worker_threads(ASYNC_THREADS)
@@ -66,7 +78,7 @@ fn run(settings: Settings) -> Result<(), Refusal> {
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
-        let serving = Configured(settings).listen()?.serve()?;
+        let serving = Configured { args, settings }.listen()?.serve().await?;
         serving.run().await.finish().await;
         Ok(())
     });

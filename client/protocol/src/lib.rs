@@ -20,7 +20,8 @@ pub use request::{
     TokenizeReply, TokenizeRequest, UnloadRequest,
 };
 pub use state::{
-    Job, JobKind, JobState, Jobs, KvBlocks, Memory, Model, ModelDetail, ModelState, Models, Status,
+    Job, JobKind, JobState, Jobs, KvBlocks, Memory, Model, ModelDetail, ModelState, Models, ReloadReply,
+    Status,
 };
 
 /// Where the native routes live, on the Unix socket and elsewhere.

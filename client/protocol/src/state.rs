@@ -147,6 +147,13 @@ pub struct Jobs {
     pub jobs: Vec<Job>,
 }
 
+/// Answer to `POST /reload`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReply {
+    /// Settings that changed and count from the next start on, as `section.key`.
+    pub waiting: Vec<String>,
+}
+
 /// One request at work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {

@@ -1,8 +1,8 @@
 //! Hashes the content of models in the background. Invariant: it never delays the list of models, and yields to
 //! requests: lowest priority, and asleep while the engine runs.
+use super::Shared;
 use super::entry::{Entry, Identity};
 use super::store::Store;
-use super::{SOON, Shared};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,23 +17,23 @@ const LOWEST_PRIORITY: i32 = 19;
 pub fn run(shared: &Shared, store: &Store, busy: &dyn Fn() -> bool) {
     // On Linux this is the calling thread's own priority. Refused: hash at normal priority, still between requests.
     let _ = rustix::process::setpriority_process(None, LOWEST_PRIORITY);
-    let mut changed = shared.changed.subscribe();
     let mut given_up = HashSet::new();
     loop {
+        let seen = shared.inbox.edition();
         while let Some(entry) = next(shared, &given_up) {
             match hash(shared, &entry, busy) {
-                Ok(Some(digest)) if store.remember(&entry, &digest) => shared.inbox.changed(),
+                Ok(Some(digest)) => {
+                    store.remember(&entry, &digest);
+                    shared.inbox.changed();
+                }
                 Ok(None) => return,
-                Ok(Some(_)) | Err(_) => {}
+                Err(_) => {}
             }
             // Hashed, or unreadable: either way not again under this identity.
             given_up.insert(entry.identity);
         }
-        changed.mark_unchanged();
-        while !changed.has_changed().unwrap_or(false) {
-            if !shared.inbox.rest(SOON) {
-                return;
-            }
+        if !shared.inbox.await_edition(seen) {
+            return;
         }
     }
 }

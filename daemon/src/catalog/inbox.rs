@@ -20,6 +20,8 @@ struct State {
     stopped: bool,
     written: HashMap<PathBuf, Instant>,
     closed: HashSet<PathBuf>,
+    /// Counts published snapshots.
+    edition: u64,
 }
 
 /// What [`Inbox::take`] hands over.
@@ -70,6 +72,26 @@ impl Inbox {
     pub fn lost(&self) {
         self.state().written.clear();
         self.changed();
+    }
+
+    /// A new snapshot is out.
+    pub fn published(&self) {
+        self.state().edition += 1;
+        self.wake.notify_all();
+    }
+
+    /// How many snapshots were published.
+    pub fn edition(&self) -> u64 {
+        self.state().edition
+    }
+
+    /// Sleeps until there are more of them than `seen`. False: stopped.
+    pub fn await_edition(&self, seen: u64) -> bool {
+        let state = self.state();
+        let waited = self
+            .wake
+            .wait_while(state, |state| state.edition == seen && !state.stopped);
+        !waited.unwrap_or_else(PoisonError::into_inner).stopped
     }
 
     /// Ends all waiting.

@@ -28,8 +28,12 @@ const GATHER: Duration = Duration::from_millis(50);
 const SOON: Duration = Duration::from_millis(250);
 /// How often to look where the kernel cannot tell of changes.
 const UNWATCHED: Duration = Duration::from_millis(1500);
-/// How often to look in any case: network folders and links' targets change without an event.
+/// A folder that is missing for long is looked for less and less often, down to this.
+const MISSING_MAX: Duration = Duration::from_secs(5);
+/// How often to look where something may change without an event: network folders, and links' targets.
 const REGULAR: Duration = Duration::from_secs(30);
+/// How often to look in any case.
+const SELDOM: Duration = Duration::from_secs(3600);
 
 /// All models at one moment.
 #[derive(Debug, Default)]
@@ -102,6 +106,7 @@ impl Catalog {
             settle: settle::Settle::new(inspect),
             store: Arc::clone(&store),
             shared: Arc::clone(&shared),
+            missing: SOON,
         };
         let first = follower.pass();
         let following = thread::Builder::new()
@@ -149,6 +154,7 @@ impl Shared {
         }
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
         self.changed.send_replace(());
+        self.inbox.published();
     }
 }
 
@@ -158,6 +164,8 @@ struct Follower {
     settle: settle::Settle,
     store: Arc<Store>,
     shared: Arc<Shared>,
+    /// How long to wait for a folder that is missing.
+    missing: Duration,
 }
 
 impl Follower {
@@ -187,12 +195,21 @@ impl Follower {
         self.shared.publish(Snapshot {
             entries: names::unique(entries),
         });
-        if settled.waiting || found.root_missing {
+        let missing = match found.root_missing {
+            true => (self.missing * 5 / 4).min(MISSING_MAX),
+            false => SOON,
+        };
+        self.missing = missing;
+        if settled.waiting {
             SOON
-        } else if self.watch.complete() {
+        } else if found.root_missing {
+            missing
+        } else if !self.watch.complete() {
+            UNWATCHED
+        } else if found.silent {
             REGULAR
         } else {
-            UNWATCHED
+            SELDOM
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Found {
     pub watched: BTreeMap<PathBuf, (u64, u64)>,
     /// A folder that should be searched is not there.
     pub root_missing: bool,
+    /// Something in it may change without a word from the kernel.
+    pub silent: bool,
 }
 
 /// Walks all folders.
@@ -71,6 +73,23 @@ pub fn scan(roots: &[Root]) -> Found {
         }
     }
     found
+}
+
+/// File systems whose changes the kernel tells all of: nobody else writes to them.
+const LOCAL: [i64; 9] = [
+    0xef53,      // ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+    0xf2f5_2010, // f2fs
+    0x2fc1_2fc1, // zfs
+    0xca45_1a4e, // bcachefs
+    0x0102_1994, // tmpfs
+    0x794c_7630, // overlay
+    0x7371_7368, // squashfs
+];
+
+fn on_local_disk(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|system| LOCAL.contains(&system.f_type))
 }
 
 struct Walk<'a> {
@@ -99,6 +118,7 @@ impl Walk<'_> {
             return false;
         };
         self.found.watched.insert(real, id);
+        self.found.silent |= !on_local_disk(path);
         let mut items = Vec::new();
         for entry in entries.flatten() {
             self.looked_at += 1;
@@ -109,6 +129,7 @@ impl Walk<'_> {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
+            self.found.silent |= entry.file_type().is_ok_and(|kind| kind.is_symlink());
             let path = entry.path();
             match fs::metadata(&path) {
                 Ok(metadata) => items.push(Item { path, metadata }),

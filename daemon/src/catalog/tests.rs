@@ -282,18 +282,27 @@ fn digests_survive_moves_restarts_and_a_damaged_database() {
         "known at once after a move and a restart"
     );
     drop(catalog);
-    let database = setup.state.path().join("catalog.sled");
-    for file in fs::read_dir(&database)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_file())
-    {
-        fs::write(file, b"\xde\xad\xbe\xef".repeat(100)).unwrap();
+    // Cut short, as by a full disk, and overwritten.
+    let file = setup.state.path().join("catalog");
+    let whole = fs::read(&file).unwrap();
+    for broken in [
+        &whole[..whole.len() / 2],
+        &b"\xde\xad\xbe\xef".repeat(100)[..],
+        b"",
+    ] {
+        fs::write(&file, broken).unwrap();
+        let catalog = setup.start();
+        until("hashed again", Duration::from_secs(5), || {
+            digest(&catalog, "b").as_ref() == Some(&expected)
+        });
+        drop(catalog);
+        assert_eq!(
+            fs::read(setup.state.path().join("catalog.damaged")).unwrap(),
+            broken
+        );
+        // It says the same but for the name, which has as many letters.
+        assert_eq!(fs::read(&file).unwrap().len(), whole.len());
     }
-    let catalog = setup.start();
-    until("hashed again", Duration::from_secs(5), || {
-        digest(&catalog, "b").as_ref() == Some(&expected)
-    });
 }
 
 #[test]

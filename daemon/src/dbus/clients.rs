@@ -134,7 +134,7 @@ pub async fn take(door: &Arc<Door>, message: Message) {
 
 fn enqueue(door: &Arc<Door>, sender: String, message: Message) -> Result<(), (Message, Failure)> {
     let bytes = message.data().bytes().len();
-    let bytes_max = usize::try_from(door.app.config.http.body_max).unwrap_or(usize::MAX);
+    let bytes_max = usize::try_from(door.app.config().http.body_max).unwrap_or(usize::MAX);
     if bytes > bytes_max {
         let what = format!("the call is larger than {bytes_max} bytes ([http] body_max); send less at once");
         return Err((message, Failure::new(ErrorCode::TooLarge, what)));

@@ -42,7 +42,7 @@ pub fn asker(call: &Call) -> Asker {
 pub async fn start(call: &Call, order: Order) -> Result<Begun, Failure> {
     let (kind, model) = (kind_of(order.kind), order.entry.name.clone());
     let tokens_max = order.input.is_some().then(|| {
-        let default = call.door.app.config.generation.sampling.max_tokens;
+        let default = call.door.app.config().generation.sampling.max_tokens;
         order.sampling.max_tokens.or(default)
     });
     let mut answer = begin(&call.door.app, order)?;
@@ -74,7 +74,7 @@ fn kind_of(kind: JobKind) -> &'static str {
 
 /// A pipe for an answer, and its other end.
 pub fn outlet(door: &Door, format: Format) -> Result<(Outlet, OwnedFd), Failure> {
-    pipe::open(format, door.app.config.limits.stall)
+    pipe::open(format, door.app.config().limits.stall)
 }
 
 impl Begun {

@@ -25,10 +25,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Serves until the app reaches [`Phase::Ending`] and its connections are through.
-pub async fn serve(listener: Listener, router: Router, app: Arc<App>) {
+///
+/// Where the socket is `lasting`, systemd's, nobody new is taken in while the daemon drains: who connects then waits for the
+/// daemon that follows, instead of being sent away.
+pub async fn serve(listener: Listener, lasting: bool, router: Router, app: Arc<App>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let crowd = Crowd::default();
-    let mut ending = pin!(app.reached(Phase::Ending));
+    let last = if lasting { Phase::Draining } else { Phase::Ending };
+    let mut closing = pin!(app.reached(last));
     loop {
         let accepting = async {
             let slot = Arc::clone(&slots).acquire_owned().await;
@@ -36,7 +40,7 @@ pub async fn serve(listener: Listener, router: Router, app: Arc<App>) {
         };
         let (slot, accepted) = tokio::select! {
             accepted = accepting => accepted,
-            () = &mut ending => break,
+            () = &mut closing => break,
         };
         match accepted {
             Ok(stream) => {
@@ -53,6 +57,7 @@ pub async fn serve(listener: Listener, router: Router, app: Arc<App>) {
         }
     }
     drop(listener);
+    app.reached(Phase::Ending).await;
     let all = CONNECTIONS_MAX.try_into().unwrap_or(u32::MAX);
     let _ = tokio::time::timeout(LAST_WORDS, slots.acquire_many(all)).await;
 }
@@ -68,10 +73,11 @@ async fn connection(stream: Stream, router: Router, app: Arc<App>, crowd: Crowd)
         routes.call(request)
     });
     // The engine ends the answer first, and then its end may still be read for a while.
-    let unread_max = app.config.limits.stall + LAST_WORDS;
+    let config = app.config();
+    let unread_max = config.limits.stall + LAST_WORDS;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(app.config.http.header_timeout)
+        .header_read_timeout(config.http.header_timeout)
         .max_buf_size(HEAD_BYTES_MAX);
     let mut connection =
         pin!(http.serve_connection(TokioIo::new(Patience::new(stream, unread_max)), service));

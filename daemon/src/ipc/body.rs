@@ -18,7 +18,7 @@ const DISCARD_MAX: u64 = 256 << 20;
 
 /// Reads and parses.
 pub async fn json<T: DeserializeOwned>(app: &App, body: Body) -> Result<T, Failure> {
-    parse(&read(body, app.config.http.body_max).await?)
+    parse(&read(body, app.config().http.body_max).await?)
 }
 
 /// Parses; errors name line, column and field.

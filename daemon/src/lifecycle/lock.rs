@@ -75,12 +75,12 @@ impl Lock {
                 Err(TryLockError::Error(error)) => return Err(system(error)),
             }
         }
-        // For the message above only; the lock itself does not depend on it.
-        let written = file
+        // For the message above only: the lock itself does not depend on it, and a full disk must not keep a daemon from
+        // answering.
+        let _ = file
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()));
-        written.map_err(system)?;
         Ok(Lock { _file: file })
     }
 }

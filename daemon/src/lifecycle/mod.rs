@@ -1,10 +1,16 @@
 //! The daemon's life as types: configured, listening, serving, draining. Invariant: each phase is made from the one
 //! before, so nothing is served before it is locked, bound and loaded, and nothing is dropped before it is drained.
+mod ask;
 mod lock;
 mod notify;
+mod pressure;
+mod reload;
+
+pub use ask::reload as ask;
+pub use reload::reload;
 
 use crate::app::{Activity, App, Phase};
-use crate::args::Settings;
+use crate::args::{Args, Settings};
 use crate::authority::Authority;
 use crate::catalog::{Catalog, Root};
 use crate::config::{KvCache, starter_dir};
@@ -12,22 +18,21 @@ use crate::dbus;
 use crate::ipc::{self, BindError, Door};
 use crate::jobs::Jobs;
 use crate::models::{Models, available_memory};
-use crate::reload::Reloads;
 use hyprstream_engine::{Engine, Options, StartError};
 use hyprstream_kernels::KvFormat;
 use lock::{Lock, LockError};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 /// How often a draining daemon looks whether it is done.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often an idle daemon looks whether it has been idle for long enough, at most.
+/// How often a daemon at work looks whether it is idle, at most.
 const IDLE_LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// Why the daemon does not run.
@@ -48,10 +53,16 @@ pub enum Refusal {
 }
 
 /// Everything is known, nothing is started.
-pub struct Configured(pub Settings);
+pub struct Configured {
+    /// The command line, for reloads.
+    pub args: Args,
+    /// What it and the files say.
+    pub settings: Settings,
+}
 
 /// The state folder and the socket are ours; clients may connect and wait.
 pub struct Listening {
+    args: Args,
     settings: Settings,
     lock: Lock,
     door: Door,
@@ -75,7 +86,7 @@ pub struct Draining(Serving);
 impl Configured {
     /// Locks the state folder and opens the socket.
     pub fn listen(self) -> Result<Listening, Refusal> {
-        let Configured(settings) = self;
+        let Configured { args, settings } = self;
         // A live daemon at the socket is the better message, and comes at once. Under systemd it is systemd that listens.
         if std::env::var_os("LISTEN_FDS").is_none() {
             Door::probe(&settings.socket)?;
@@ -84,34 +95,52 @@ impl Configured {
         make_folder(state, settings.user);
         let lock = Lock::take(state)?;
         let door = Door::open(&settings.socket, settings.user)?;
-        Ok(Listening { settings, lock, door })
+        Ok(Listening {
+            args,
+            settings,
+            lock,
+            door,
+        })
     }
 }
 
 impl Listening {
     /// Starts all parts and tells systemd.
-    pub fn serve(self) -> Result<Serving, Refusal> {
-        let Listening { settings, lock, door } = self;
+    pub async fn serve(self) -> Result<Serving, Refusal> {
+        let Listening {
+            args,
+            settings,
+            lock,
+            door,
+        } = self;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let hangup = signal(SignalKind::hangup())?;
-        let app = assemble(&settings)?;
-        let at = if door.is_own() {
-            settings.socket.display().to_string()
-        } else {
+        let starting = tokio::spawn(notify::starting());
+        let wanted = settings.config.generation.model.clone();
+        let (socket, lasting) = (settings.socket.clone(), !door.is_own());
+        let bus = dbus::chosen(&settings);
+        // It reads the models folders, which may take a while.
+        let assembling = tokio::task::spawn_blocking(move || assemble(args, &settings));
+        let app = assembling.await.map_err(std::io::Error::other)??;
+        starting.abort();
+        let at = if lasting {
             "systemd's socket".to_owned()
+        } else {
+            socket.display().to_string()
         };
         let unlink = Box::new(door.unlinker());
         let router = ipc::router(&app);
-        let server = tokio::spawn(ipc::serve(door.listener, router, Arc::clone(&app)));
-        let bus = dbus::chosen(&settings).map(|bus| tokio::spawn(dbus::serve(Arc::clone(&app), bus)));
+        let bus = bus.map(|bus| tokio::spawn(dbus::serve(Arc::clone(&app), bus)));
+        let server = tokio::spawn(ipc::serve(door.listener, lasting, router, Arc::clone(&app)));
         tokio::spawn(app.models.clone().tend());
         tokio::spawn(notify::tell(Arc::clone(&app)));
+        tokio::spawn(pressure::watch(Arc::clone(&app)));
         tracing::info!(
             "hyprstreamd {} listens at {at}; models: {}",
             env!("CARGO_PKG_VERSION"),
             app.catalog.snapshot().entries.len()
         );
-        if let (Some(wanted), None) = (&settings.config.generation.model, app.default_model()) {
+        if let (Some(wanted), None) = (&wanted, app.default_model()) {
             tracing::warn!("[generation] model {wanted:?} is not there (yet); requests must name a model");
         }
         Ok(Serving {
@@ -127,7 +156,7 @@ impl Listening {
     }
 }
 
-fn assemble(settings: &Settings) -> Result<Arc<App>, Refusal> {
+fn assemble(args: Args, settings: &Settings) -> Result<Arc<App>, Refusal> {
     let config = &settings.config;
     let engine = Engine::start(Options {
         threads: config.runtime.threads,
@@ -169,17 +198,19 @@ fn assemble(settings: &Settings) -> Result<Arc<App>, Refusal> {
         config.storage.cache.clone(),
     );
     Ok(Arc::new(App {
-        config: config.clone(),
+        settings: RwLock::new(Arc::new(config.clone())),
+        args,
+        reloading: tokio::sync::Mutex::default(),
         catalog,
         models,
         engine,
         jobs: Jobs::default(),
         started: Instant::now(),
         models_dirs,
+        reconfigured: Notify::new(),
         phase: watch::Sender::new(Phase::Serving),
         activity: Activity::new(),
         authority: Authority::default(),
-        reloads: Reloads::default(),
     }))
 }
 
@@ -198,18 +229,24 @@ fn make_folder(path: &Path, user: bool) {
 impl Serving {
     /// Serves until a signal comes or nobody asked anything for long enough.
     pub async fn run(mut self) -> Draining {
-        let why = tokio::select! {
-            _ = self.terminate.recv() => "asked to stop",
-            _ = self.interrupt.recv() => "interrupted",
-            _ = self.hangup.recv() => "its terminal was closed",
-            () = idle_exit(&self.app) => {
-                // Nobody connects any more to a daemon that is about to go; who wants one starts the next.
-                (self.unlink)();
-                "nobody asked anything for a while"
+        let why = loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break "asked to stop",
+                _ = self.interrupt.recv() => break "interrupted",
+                // A service has no terminal: there it asks for a reload (Type=notify-reload).
+                _ = self.hangup.recv() => match notify::is_heard() {
+                    true => drop(reload(&self.app).await),
+                    false => break "its terminal was closed",
+                },
+                () = idle_exit(&self.app) => {
+                    // Nobody connects any more to a daemon that is about to go; who wants one starts the next.
+                    (self.unlink)();
+                    break "nobody asked anything for a while";
+                }
             }
         };
         tracing::info!("stopping: {why}");
-        notify::stopping();
+        notify::stopping(self.app.config().limits.drain);
         self.app.phase.send_replace(Phase::Draining);
         self.app.engine.drain();
         Draining(self)
@@ -217,16 +254,28 @@ impl Serving {
 }
 
 async fn idle_exit(app: &App) {
-    let Some(limit) = app.config.runtime.idle_exit else {
-        return std::future::pending().await;
-    };
-    let look = (limit / 4).clamp(LOOK, IDLE_LOOK_MAX);
     loop {
-        tokio::time::sleep(look).await;
+        // A reload may set or lift the limit.
+        let Some(limit) = app.config().runtime.idle_exit else {
+            app.reconfigured().await;
+            continue;
+        };
         if !app.is_idle() {
             app.activity.touch();
-        } else if app.activity.idle_for() >= limit {
+        }
+        let left = limit.saturating_sub(app.activity.idle_for());
+        if left.is_zero() {
             return;
+        }
+        // At work, the end of it is looked for; at rest, only the limit counts.
+        let look = if app.is_idle() {
+            left
+        } else {
+            (limit / 4).clamp(LOOK, IDLE_LOOK_MAX)
+        };
+        tokio::select! {
+            () = tokio::time::sleep(look) => {}
+            () = app.reconfigured() => {}
         }
     }
 }
@@ -243,7 +292,7 @@ impl Draining {
         };
         tokio::select! {
             () = drained => {}
-            () = tokio::time::sleep(app.config.limits.drain) => tracing::warn!("{} requests are cut off", app.jobs.len()),
+            () = tokio::time::sleep(app.config().limits.drain) => tracing::warn!("{} requests are cut off", app.jobs.len()),
             // Asked twice: at once.
             _ = serving.terminate.recv() => {}
             _ = serving.interrupt.recv() => {}

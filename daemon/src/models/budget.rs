@@ -4,15 +4,14 @@ use std::path::Path;
 
 /// Bytes that this process may use: the smaller of the machine's memory and the limits of its control groups.
 pub fn available_memory() -> u64 {
-    let physical = fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| mem_total(&text));
+    // Not from /proc/meminfo: the unit's fences (ProcSubset=pid) hide it.
+    let info = rustix::system::sysinfo();
+    let physical = info.totalram.checked_mul(u64::from(info.mem_unit));
     let group = fs::read_to_string("/proc/self/cgroup")
         .ok()
         .and_then(|text| unified_group(&text).map(str::to_owned));
     let limit = group.and_then(|group| smallest_limit(Path::new("/sys/fs/cgroup"), &group));
-    // Without /proc nothing is known; 1 GiB is less than any machine that runs models has.
-    physical.unwrap_or(1 << 30).min(limit.unwrap_or(u64::MAX))
+    physical.unwrap_or(u64::MAX).min(limit.unwrap_or(u64::MAX))
 }
 
 /// Resident set of this process in bytes, mapped files included.
@@ -21,8 +20,10 @@ pub fn resident_memory() -> u64 {
     line_kib(&text, "VmRSS:").unwrap_or(0)
 }
 
-fn mem_total(meminfo: &str) -> Option<u64> {
-    line_kib(meminfo, "MemTotal:")
+/// Memory of this process that no file stands behind, in bytes.
+pub fn private_memory() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    line_kib(&text, "RssAnon:").unwrap_or(0)
 }
 
 fn line_kib(text: &str, name: &str) -> Option<u64> {
@@ -67,10 +68,9 @@ mod tests {
         fs::write(mount.path().join("system.slice/memory.max"), "4096\n").unwrap();
         assert_eq!(smallest_limit(mount.path(), "system.slice/x.service"), Some(4096));
         assert_eq!(unified_group("1:cpu:/a\n0::/b/c\n"), Some("b/c"));
-        assert_eq!(
-            mem_total("MemTotal:       2048 kB\nMemFree: 1 kB\n"),
-            Some(2 << 20)
-        );
-        assert!(available_memory() > 0 && resident_memory() > 0);
+        assert_eq!(line_kib("Name: x\nVmRSS:\t 2048 kB\n", "VmRSS:"), Some(2 << 20));
+        let total = line_kib(&fs::read_to_string("/proc/meminfo").unwrap(), "MemTotal:").unwrap();
+        assert!(available_memory() <= total && available_memory() > 1 << 20);
+        assert!(resident_memory() > 0);
     }
 }

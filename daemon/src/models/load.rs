@@ -64,18 +64,19 @@ impl Shared {
         let mut state = self.state();
         loop {
             let (used, by) = state.claimed();
-            if used.saturating_add(need) <= self.budget {
+            let budget = self.limits().budget;
+            if used.saturating_add(need) <= budget {
                 break;
             }
             let too_large = || AcquireError::TooLarge {
                 name: entry.name.clone(),
                 needs: need,
-                budget: self.budget,
+                budget,
                 used,
                 by: by.clone(),
             };
             // Nobody is sent away for a model that does not fit even alone.
-            if need > self.budget {
+            if need > budget {
                 return Err(too_large());
             }
             let name = state.least_recently_used().ok_or_else(too_large)?;

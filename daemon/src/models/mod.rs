@@ -4,7 +4,7 @@ mod budget;
 mod load;
 mod resident;
 
-pub use budget::{available_memory, resident_memory};
+pub use budget::{available_memory, private_memory, resident_memory};
 pub use resident::{AcquireError, Lease};
 
 use crate::catalog::{Catalog, Entry, Identity};
@@ -19,6 +19,8 @@ use tokio::sync::watch;
 
 /// A model that failed to load is tried again after so long: the reason may have been a full disk or too many files.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// The shortest pause between two looks for unused models.
+const SWEEP_MIN: Duration = Duration::from_millis(20);
 
 /// All models in memory. Cheap to clone.
 #[derive(Clone)]
@@ -29,15 +31,20 @@ pub struct Models {
 struct Shared {
     catalog: Arc<Catalog>,
     engine: Engine,
-    budget: u64,
-    idle_unload: Option<Duration>,
+    limits: Mutex<Limits>,
     /// Where packed weights are kept.
     cache: PathBuf,
     state: Mutex<State>,
-    /// Told whenever a model's state may have changed.
+    /// Told whenever a model's state may have changed, or the limits have.
     changed: watch::Sender<()>,
     /// Held by the one load that goes on.
     turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    budget: u64,
+    idle_unload: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -85,12 +92,12 @@ impl Models {
         cache: PathBuf,
     ) -> Models {
         let (state, turn) = (Mutex::default(), tokio::sync::Mutex::new(()));
+        let limits = Mutex::new(Limits { budget, idle_unload });
         Models {
             shared: Arc::new(Shared {
                 catalog,
                 engine,
-                budget,
-                idle_unload,
+                limits,
                 cache,
                 state,
                 changed: watch::Sender::new(()),
@@ -99,14 +106,40 @@ impl Models {
         }
     }
 
-    /// A way to wait for the next change of a model's state.
+    /// A way to wait for the next change of a model's state, or of the limits.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.shared.changed.subscribe()
     }
 
     /// Bytes that models may use together.
     pub fn budget(&self) -> u64 {
-        self.shared.budget
+        self.shared.limits().budget
+    }
+
+    /// Other limits from now on. A smaller budget counts for the next load; nothing in use is taken away.
+    pub fn set_limits(&self, budget: u64, idle_unload: Option<Duration>) {
+        *self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = Limits { budget, idle_unload };
+        self.shared.changed.send_replace(());
+    }
+
+    /// Whether no model is in memory, nor on its way into it.
+    pub fn is_empty(&self) -> bool {
+        let (claim, names) = self.claimed();
+        claim == 0 && names.is_empty()
+    }
+
+    /// Unloads models that nobody used for so long; how many.
+    pub fn unload_unused(&self, since: Duration) -> usize {
+        let mut state = self.shared.state();
+        let unused = state.slots.iter().filter_map(|(name, slot)| match slot {
+            Slot::Loaded(resident) => (resident.idle_since()?.elapsed() >= since).then(|| name.clone()),
+            _ => None,
+        });
+        let unused: Vec<_> = unused.collect();
+        for name in &unused {
+            self.shared.retire(&mut state, name);
+        }
+        unused.len()
     }
 
     /// Bytes that loading a model claims.
@@ -241,14 +274,22 @@ impl Models {
 
     /// Unloads, for as long as the daemon lives, what nobody used for a while and what is no longer on disk.
     pub async fn tend(self) {
-        let pause = self
-            .shared
-            .idle_unload
-            .map_or(Duration::from_secs(1), |idle| idle / 2);
-        let pause = pause.clamp(Duration::from_millis(50), Duration::from_secs(1));
+        let mut on_disk = self.shared.catalog.changes();
+        let mut in_memory = self.shared.changed.subscribe();
         loop {
-            tokio::time::sleep(pause).await;
-            self.shared.sweep();
+            let due = self.shared.sweep();
+            let waiting = async {
+                match due {
+                    // Not at once where somebody has just gone: the clock must get past the limit.
+                    Some(time) => tokio::time::sleep(time.max(SWEEP_MIN)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = waiting => {}
+                _ = on_disk.changed() => {}
+                _ = in_memory.changed() => {}
+            }
         }
     }
 }
@@ -289,6 +330,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn retire(&self, state: &mut State, name: &str) {
         if let Some(Slot::Loaded(resident)) = state.slots.remove(name) {
             tracing::info!(model = name, "unloaded: {name}");
@@ -307,7 +352,9 @@ impl Shared {
         });
     }
 
-    fn sweep(&self) {
+    /// Unloads what is due, and says when the next model may be.
+    fn sweep(&self) -> Option<Duration> {
+        let idle_unload = self.limits().idle_unload;
         let snapshot = self.catalog.snapshot();
         let mut state = self.state();
         let due = state.slots.iter().filter_map(|(name, slot)| {
@@ -317,7 +364,7 @@ impl Shared {
                 .entries
                 .get(name)
                 .is_some_and(|entry| entry.identity == resident.identity);
-            let tired = self.idle_unload.is_some_and(|limit| idle >= limit);
+            let tired = idle_unload.is_some_and(|limit| idle >= limit);
             (tired || !current).then(|| name.clone())
         });
         for name in due.collect::<Vec<_>>() {
@@ -330,5 +377,16 @@ impl Shared {
                 .is_some_and(|e| e.identity == *identity),
             _ => true,
         });
+        let limit = idle_unload?;
+        let left = state.slots.values().filter_map(|slot| match slot {
+            // One in use will be due when it has been left alone for the whole time.
+            Slot::Loaded(resident) => Some(
+                resident
+                    .idle_since()
+                    .map_or(limit, |since| limit.saturating_sub(since.elapsed())),
+            ),
+            _ => None,
+        });
+        left.min()
     }
 }

@@ -34,7 +34,7 @@ struct Shared {
     queue: Mutex<Queue>,
     kv: Mutex<KvBlocks>,
     running: AtomicUsize,
-    beats: AtomicU64,
+    beats: Arc<AtomicU64>,
     draining: AtomicBool,
     /// Moving average of a request's time, to tell a refused client when to come back.
     request_ms: AtomicU64,
@@ -51,6 +51,10 @@ enum Command {
     Pause(Sender<()>),
     /// Compute again.
     Resume,
+    /// Show that the loop turns.
+    Ping,
+    /// Free the caches and buffers of models that nobody uses.
+    Shrink,
     Stop,
 }
 
@@ -69,7 +73,8 @@ pub struct Stats {
     pub isa: &'static str,
     /// Blocks of all KV caches.
     pub kv: KvBlocks,
-    /// Turns of the engine's loop; stands still only while there is nothing to do or the engine is stuck.
+    /// Turns of the engine's loop and layers of its steps; stands still only while there is nothing to do or the engine
+    /// is stuck.
     pub beats: u64,
     /// Tokens that speculation drafted since the start.
     pub drafted: u64,
@@ -146,7 +151,7 @@ impl Engine {
             queue: Mutex::default(),
             kv: Mutex::default(),
             running: AtomicUsize::new(0),
-            beats: AtomicU64::new(0),
+            beats: Arc::default(),
             draining: AtomicBool::new(false),
             request_ms: AtomicU64::new(1000),
             drafted: AtomicU64::new(0),
@@ -246,6 +251,18 @@ impl Engine {
         model.retire();
         // A send fails only when the engine has stopped, and then everything is free.
         let _ = self.commands.send(Command::Unload);
+    }
+
+    /// Has the engine's thread turn once, which shows in [`Stats::beats`]: an idle engine sleeps until it is asked.
+    pub fn ping(&self) {
+        // A send fails only when the engine has stopped, and then nobody is to be told that it lives.
+        let _ = self.commands.send(Command::Ping);
+    }
+
+    /// Frees the caches and buffers of models that have no requests, with what they kept of earlier ones. The next request
+    /// makes them again.
+    pub fn shrink(&self) {
+        let _ = self.commands.send(Command::Shrink);
     }
 
     /// What it does right now.
@@ -394,6 +411,12 @@ impl Worker {
                 let _ = resting.send(());
             }
             Command::Resume => self.paused = false,
+            Command::Ping => self.publish(),
+            Command::Shrink => {
+                self.runtimes.retain(|r| !r.runtime.is_empty());
+                self.publish();
+                hyprstream_kernels::give_back_freed();
+            }
             Command::Stop => return false,
         }
         true
@@ -407,7 +430,12 @@ impl Worker {
         if let Some(resident) = found {
             return resident.runtime.accept(request);
         }
-        match Runtime::new(request.model.clone(), self.pool.clone(), &self.shared.options) {
+        match Runtime::new(
+            request.model.clone(),
+            self.pool.clone(),
+            &self.shared.options,
+            &self.shared.beats,
+        ) {
             Some(mut runtime) => {
                 runtime.accept(request);
                 self.runtimes.push(Resident {

@@ -15,6 +15,7 @@ use hyprstream_kernels::{Forms, HeadNorms, Input, Pool, Product, Rows, Span, Wei
 use hyprstream_model::{Config, Layer, Matrix};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The next tokens of one sequence.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +90,8 @@ pub struct Runner {
     /// By [`Lane`].
     lanes: [Batch; 3],
     buffers: Buffers,
+    /// Counted up with every part, so that a long step is not taken for a stuck one.
+    beats: Arc<AtomicU64>,
 }
 
 /// What one part needs while it is computed.
@@ -166,7 +169,13 @@ impl Runner {
             rope_scale,
             lanes,
             buffers,
+            beats: Arc::default(),
         })
+    }
+
+    /// Counts parts here from now on.
+    pub fn beat(&mut self, beats: Arc<AtomicU64>) {
+        self.beats = beats;
     }
 
     /// The model.
@@ -257,6 +266,7 @@ impl Runner {
             }
             Part::Logits(from) => self.head(lane, from, slices, on_logits),
         };
+        self.beats.fetch_add(1, Ordering::Relaxed);
         let batch = &mut self.lanes[lane as usize];
         if over {
             batch.clear();

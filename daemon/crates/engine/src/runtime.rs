@@ -15,6 +15,7 @@ use hyprstream_kernels::{KV_BLOCK, Pool};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 pub struct Runtime {
@@ -48,10 +49,16 @@ pub enum Did {
 }
 
 impl Runtime {
-    pub fn new(model: Arc<Model>, pool: Arc<Pool>, options: &Options) -> Option<Runtime> {
+    pub fn new(
+        model: Arc<Model>,
+        pool: Arc<Pool>,
+        options: &Options,
+        beats: &Arc<AtomicU64>,
+    ) -> Option<Runtime> {
         let context = options.context_of(model.config());
         let candidates = Candidates::with_capacity(model.config().vocab);
-        let runner = Runner::new(model, pool, options)?;
+        let mut runner = Runner::new(model, pool, options)?;
+        runner.beat(beats.clone());
         Some(Runtime {
             runner,
             context,

@@ -21,6 +21,7 @@ pub fn routes() -> Router<Arc<App>> {
             "/models/{*name}",
             get(state::model).put(files::install).delete(files::delete),
         )
+        .route("/reload", post(state::reload))
         .route("/jobs", get(state::jobs))
         .route("/jobs/{id}", delete(state::cancel))
         .route("/load", post(work::load))

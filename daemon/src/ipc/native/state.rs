@@ -1,6 +1,8 @@
 //! Routes that tell how things stand: status, models, jobs. Invariant: they load nothing and wait for nothing but a
 //! disk.
+use super::work::allowed;
 use crate::app::{App, Phase};
+use crate::authority::Action;
 use crate::catalog::Entry;
 use crate::config::own_uid;
 use crate::errors::Failure;
@@ -11,7 +13,9 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use hyprstream_model::{ModelFile, Summary};
-use hyprstream_protocol::{CancelReply, Jobs, KvBlocks, Memory, ModelDetail, ModelState, Models, Status};
+use hyprstream_protocol::{
+    CancelReply, Jobs, KvBlocks, Memory, ModelDetail, ModelState, Models, ReloadReply, Status,
+};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -65,8 +69,23 @@ pub fn in_words(app: &App) -> String {
             format!("{} requests running, {} waiting", stats.running, stats.queued)
         }
         Phase::Serving if app.models.is_loading() => "loading a model".to_owned(),
-        Phase::Serving => format!("ready; models: {models}"),
+        Phase::Serving => match app.models.claimed().1.as_slice() {
+            [] => format!("ready; models: {models}"),
+            loaded => format!("ready; models: {models}, loaded: {}", loaded.join(", ")),
+        },
     }
+}
+
+/// `POST /reload`.
+pub async fn reload(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Response, Failure> {
+    allowed(&app, peer, Action::Configure).await?;
+    let waiting = crate::reload::reload(&app).await?;
+    Ok(reply::ok(&ReloadReply {
+        waiting: waiting.into_iter().map(str::to_owned).collect(),
+    }))
 }
 
 /// `GET /models`.

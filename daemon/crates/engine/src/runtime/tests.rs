@@ -56,7 +56,7 @@ fn runtime() -> Runtime {
         speculation: false,
         ..Options::default()
     };
-    Runtime::new(Arc::new(model), pool, &options).unwrap()
+    Runtime::new(Arc::new(model), pool, &options, &Arc::default()).unwrap()
 }
 
 fn ask(runtime: &mut Runtime, uid: u32, tokens: Vec<u32>, max_tokens: u32) -> Asked {

@@ -1,0 +1,122 @@
+# Too little of something: disk, rights, memory.
+
+install_package
+cp /checkout/tests/golden/tiny/tiny.gguf /var/lib/hyprstream/models/
+DROP_IN=/run/systemd/system/$UNIT.d/test.conf
+mkdir -p "${DROP_IN%/*}"
+drop_in() { printf '%s\n' '[Service]' "$@" >"$DROP_IN" && systemctl daemon-reload; }
+
+test_a_full_disk_for_state_and_cache_costs_no_answer() {
+    systemctl start $UNIT
+    systemctl stop $UNIT
+    for place in state cache; do
+        folder=/var/lib/hyprstream
+        [ $place = state ] || folder=/var/cache/hyprstream
+        mount -t tmpfs -o size=256k,mode=755 tmpfs $folder
+        chown hyprstream: $folder
+        [ $place = cache ] || install -d -o hyprstream -g hyprstream $folder/models
+        # Full to the last byte.
+        dd if=/dev/zero of=$folder/filler bs=4k status=none 2>/dev/null || true
+    done
+    since=$(now)
+    hyp --no-start ask -m hyprstream-starter "how do I add a model"
+    systemctl is-active $UNIT
+    [ "$(property NRestarts)" = 0 ]
+    holds "$(journal "$since")" 'private memory'
+    lacks "$(journal "$since")" panicked
+    systemctl stop $UNIT
+    umount /var/lib/hyprstream /var/cache/hyprstream
+    hyp --no-start ask -m hyprstream-starter hello
+}
+
+test_a_models_folder_that_cannot_be_read_costs_only_its_models() {
+    systemctl stop $UNIT
+    mkdir -p /srv/secret
+    chmod 700 /srv/secret
+    mkdir -p /etc/hyprstream/hyprstreamd.d
+    printf '%s\n' '[storage]' 'models = ["/var/lib/hyprstream/models", "/srv/secret"]' >/etc/hyprstream/hyprstreamd.d/test.toml
+    hyp --no-start ask -m hyprstream-starter hello
+    cp /usr/share/hyprstream/starter/hyprstream-starter.gguf /srv/secret/mine.gguf
+    lacks "$(hyp --no-start models)" mine
+    # As soon as it can be read, its models are there.
+    chmod 755 /srv/secret
+    chmod 644 /srv/secret/mine.gguf
+    until_true 15 sh -c "hyp --no-start models | grep -q mine"
+    hyp --no-start ask -m mine hello
+    # And a file that cannot be read is named with its reason.
+    install -m 000 /checkout/tests/golden/tiny/tiny.gguf /srv/secret/locked.gguf
+    until_true 15 sh -c "hyp --no-start models | grep locked | grep -qi broken"
+    holds "$(api GET /hyprstream/v1/models/locked)" 'ermission denied'
+    hyp --no-start ask -m hyprstream-starter hello
+    rm /etc/hyprstream/hyprstreamd.d/test.toml
+    systemctl restart $UNIT
+}
+
+# systemd 254 and newer hand the service a file to watch; its protocol allows a pipe, on which this test speaks for the kernel.
+test_memory_pressure_unloads_what_nobody_uses() {
+    mkfifo /run/pressure
+    chown hyprstream: /run/pressure
+    drop_in 'Environment=MEMORY_PRESSURE_WATCH=/run/pressure'
+    systemctl restart $UNIT
+    hyp --no-start ask -m hyprstream-starter hello
+    since=$(now)
+    printf x >/run/pressure
+    until_true 10 sh -c "journalctl -u $UNIT --since '$since' -o cat | grep -q 'memory is short: gave back'"
+    # Used a moment ago: it stays for now, and answers.
+    holds "$(hyp --no-start models)" loaded
+    hyp --no-start ask -m hyprstream-starter hello
+    sleep 2
+    printf x >/run/pressure
+    until_true 10 sh -c "hyp --no-start models | grep -q available"
+    until_true 5 sh -c "journalctl -u $UNIT --since '$since' -o cat | grep -qE 'unloaded [12] models'"
+    hyp --no-start ask -m hyprstream-starter hello
+}
+
+test_memory_pressure_leaves_requests_alone() {
+    curl -sSN --max-time 60 --unix-socket $SOCKET http://localhost/hyprstream/v1/generate -H 'content-type: application/json' \
+        -d '{"model":"tiny","prompt":"Once","sampling":{"ignore_eos":true,"max_tokens":60000}}' >/tmp/stream &
+    reader=$!
+    until_true 10 grep -q '"token"' /tmp/stream
+    for _ in 1 2; do
+        printf x >/run/pressure
+        sleep 2.2
+    done
+    # It goes on.
+    lines=$(wc -l </tmp/stream)
+    until_true 10 sh -c "[ \$(wc -l </tmp/stream) -gt $((lines + 10)) ]"
+    lacks "$(tail -3 /tmp/stream)" '"error"'
+    kill $reader
+    rm "$DROP_IN"
+    systemctl daemon-reload
+    systemctl restart $UNIT
+}
+
+test_memory_pressure_is_watched_by_the_kernels_trigger() {
+    # As systemd 254 and newer prepare it: the unit's own file, writable by the service.
+    group=/sys/fs/cgroup/system.slice/$UNIT
+    drop_in "Environment=MEMORY_PRESSURE_WATCH=$group/memory.pressure" ProtectControlGroups=no \
+        "ExecStartPre=+/bin/chown hyprstream: $group/memory.pressure"
+    since=$(now)
+    systemctl restart $UNIT
+    until_true 5 sh -c "cat /proc/\$(systemctl show --value -p MainPID $UNIT)/task/*/comm | grep -q pressure"
+    sleep 1
+    lacks "$(journal "$since")" 'memory pressure'
+    rm "$DROP_IN"
+    systemctl daemon-reload
+}
+
+# Older systemd leaves the file to root: there the time spent waiting is read, while a model is loaded.
+test_memory_pressure_is_read_where_there_is_no_trigger() {
+    stall() { echo "some avg10=0.00 avg60=0.00 avg300=0.00 total=$1" >/run/stall; }
+    stall 1000
+    drop_in "BindReadOnlyPaths=/run/stall:/sys/fs/cgroup/system.slice/$UNIT/memory.pressure"
+    systemctl restart $UNIT
+    hyp --no-start ask -m hyprstream-starter hello
+    since=$(now)
+    sleep 1
+    stall 900000
+    until_true 15 sh -c "journalctl -u $UNIT --since '$since' -o cat | grep -q 'memory is short'"
+    rm "$DROP_IN"
+    systemctl daemon-reload
+    systemctl restart $UNIT
+}

@@ -1,0 +1,42 @@
+# A user's own daemon, under the user's own systemd.
+# units: systemd-logind.service
+
+install_package
+user alice
+PLACE=/run/user/$(id -u alice)
+loginctl enable-linger alice
+until_true 20 test -S "$PLACE/systemd/private"
+
+own() { as alice env XDG_RUNTIME_DIR="$PLACE" DBUS_SESSION_BUS_ADDRESS="unix:path=$PLACE/bus" "$@"; }
+
+test_the_first_request_starts_it() {
+    systemctl stop hyprstreamd.socket $UNIT
+    own systemctl --user start hyprstreamd.socket
+    [ "$(own systemctl --user is-active $UNIT)" = inactive ]
+    said=$(own hyp --no-start ask "how do I add a model")
+    holds "$said" models
+    [ "$(own systemctl --user is-active $UNIT)" = active ]
+    until_true 10 own sh -c "systemctl --user show --value -p StatusText $UNIT | grep -q ^ready"
+}
+
+test_its_files_are_the_users() {
+    [ "$(stat -c '%U:%a' "$PLACE/hyprstream/hyprstream.sock")" = alice:600 ]
+    [ "$(stat -c %U /home/alice/.local/state/hyprstream)" = alice ]
+    user bob
+    refused as bob curl -sS --unix-socket "$PLACE/hyprstream/hyprstream.sock" http://localhost/hyprstream/v1/status
+}
+
+test_it_reloads() {
+    as alice mkdir -p /home/alice/.config/hyprstream
+    own systemctl --user reload $UNIT
+    echo '[runtime' >/home/alice/.config/hyprstream/hyprstreamd.toml
+    refused own systemctl --user reload $UNIT
+    [ "$(own systemctl --user is-active $UNIT)" = active ]
+    rm /home/alice/.config/hyprstream/hyprstreamd.toml
+}
+
+test_it_stops() {
+    own systemctl --user stop hyprstreamd.socket $UNIT
+    [ "$(own systemctl --user show --value -p Result $UNIT)" = success ]
+    refused own hyp --no-start status
+}
