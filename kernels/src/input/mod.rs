@@ -7,12 +7,14 @@
 //! so that it shows in the results.
 
 mod convert;
+pub(crate) mod tiled;
 
 use crate::packed::layout::GROUP;
 use crate::pool::Pool;
 use crate::shards::Shards;
 use crate::simd::{Kernel, Level, Simd};
 use convert::{Plain, RmsNorm, SiluMul, Source};
+use tiled::{Blocks, Tiled};
 
 /// Rows of a block of bf16 tiles.
 pub(crate) const TILE_ROWS: usize = 16;
@@ -78,6 +80,9 @@ pub struct Input {
     plain: Vec<f32>,
     int8: Vec<i8>,
     groups: Vec<Group>,
+    /// Instead of both, where tiles multiply the int8 rows.
+    tiled: Tiled,
+    pub(crate) blocks: Option<Blocks>,
     bf16: Vec<Line>,
 }
 
@@ -113,6 +118,8 @@ impl Input {
             plain: filled(0.0, values)?,
             int8: filled(0, values)?,
             groups: filled(Group::default(), groups)?,
+            tiled: Tiled::new(rows_max.div_ceil(TILE_ROWS), cols_max.div_ceil(GROUP))?,
+            blocks: None,
             bf16: filled(Line([0; GROUP]), lines)?,
         })
     }
@@ -120,8 +127,10 @@ impl Input {
     /// Bytes that `new` allocates; `None` if that overflows.
     pub fn bytes(rows_max: usize, cols_max: usize) -> Option<usize> {
         let (values, groups, lines) = lengths(rows_max, cols_max)?;
+        let tiled = Tiled::bytes(rows_max.div_ceil(TILE_ROWS), cols_max.div_ceil(GROUP))?;
         values
             .checked_mul(size_of::<f32>() + size_of::<i8>())?
+            .checked_add(tiled)?
             .checked_add(groups.checked_mul(size_of::<Group>())?)?
             .checked_add(lines.checked_mul(size_of::<Line>())?)
     }
@@ -184,6 +193,7 @@ impl Input {
         self.rows = rows;
         self.forms = forms;
         self.int8_rows = if tiles { rows.decode } else { total };
+        self.blocks = (tiles && rows.decode >= tiled::ROWS_MIN).then(|| Blocks::new(rows.decode));
         if len == 0 {
             return;
         }
@@ -204,6 +214,7 @@ impl Input {
             plain: Shards::new(&mut self.plain[..plain * cols]),
             int8: Shards::new(&mut self.int8[..int8 * cols]),
             groups: Shards::new(&mut self.groups[..int8 * groups]),
+            tiled: self.blocks.map(|blocks| self.tiled.target(blocks, groups)),
             bf16: Shards::new(&mut self.bf16[..tile_rows * groups]),
         };
         if let Some(last) = rows.prefill.checked_sub(1).filter(|_| tile_rows > 0) {
@@ -238,11 +249,23 @@ impl Input {
         &self.plain[..self.rows.total() * self.cols]
     }
 
-    /// int8 `[int8_rows, cols]`, and `[int8_rows, cols / 32]` groups.
+    /// int8 `[int8_rows, cols]`, and `[int8_rows, cols / 32]` groups, where `blocks` is none.
     pub(crate) fn int8(&self) -> (&[i8], &[Group]) {
-        assert!(self.forms.packed, "the packed form was set");
+        assert!(
+            self.forms.packed && self.blocks.is_none(),
+            "the packed form was set"
+        );
         let len = self.int8_rows * self.cols;
         (&self.int8[..len], &self.groups[..len / GROUP])
+    }
+
+    /// A block of the int8 rows, where there are `blocks`.
+    pub(crate) fn tiled(&self, block: usize) -> tiled::Block<'_> {
+        assert!(
+            self.forms.packed && self.blocks.is_some(),
+            "the packed form was set"
+        );
+        self.tiled.block(block, self.cols / GROUP)
     }
 
     /// bf16 of the rows of prompts, where the pool has tiles: blocks of 16 rows x 32 columns, all blocks of the first 16
@@ -262,6 +285,7 @@ struct Target<'a> {
     plain: Shards<'a, f32>,
     int8: Shards<'a, i8>,
     groups: Shards<'a, Group>,
+    tiled: Option<tiled::Target<'a>>,
     bf16: Shards<'a, Line>,
 }
 
@@ -293,6 +317,13 @@ impl Target<'_> {
         }
         if forms.packed && row < self.int8_rows {
             let index = row * self.cols + at;
+            if let Some(tiled) = &self.tiled {
+                let mut q = [0; GROUP];
+                let group = quantise(s, v, &mut q);
+                // SAFETY: as the caller says.
+                unsafe { tiled.put(row, at / GROUP, &q, &group) };
+                return;
+            }
             // SAFETY: as the caller says.
             let (q, group) = unsafe { (self.int8.part(index, GROUP), self.groups.part(index / GROUP, 1)) };
             group[0] = quantise(s, v, q);

@@ -12,6 +12,7 @@ mod wide;
 use crate::input::{Input, TILE_ROWS};
 use crate::matmul::{self, MatrixRef};
 use crate::packed::PackedRef;
+use crate::packed::layout::PANEL;
 use crate::pool::Pool;
 use crate::shards::Shards;
 use crate::simd::Level;
@@ -202,15 +203,29 @@ impl<'a> Packed<'a> {
             let part = self;
             let Bands { blocks, all, .. } = self.bands;
             let blocks = all.min(band * blocks)..all.min((band + 1) * blocks);
-            if rows.len() < tiles::ROWS_MIN {
-                int8::rows(level, self, panels.clone(), rows);
-            } else {
-                let panels = panels.clone();
-                tiles::Rows { part, panels, rows }.run(amx);
+            match self.input.blocks.filter(|_| !rows.is_empty()) {
+                Some(blocks) => tiles::panels(amx, self, panels.clone(), blocks),
+                None => int8::rows(level, self, panels.clone(), rows),
             }
             return wide::Rows { part, panels, blocks }.run(amx);
         }
         int8::rows(level, self, panels, rows);
+    }
+
+    /// Where the outputs of one row for the whole panel from row `first` of the weights go, unless a bias belongs to them.
+    ///
+    /// # Safety
+    /// They belong to this piece, which runs on one thread, and are borrowed once at a time.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn whole_panel(&self, row: usize, first: usize) -> Option<&mut [f32; PANEL]> {
+        if self.bias.is_some() || self.w.rows - first < PANEL {
+            return None;
+        }
+        // SAFETY: as the caller says.
+        unsafe { self.y.part(row * self.w.rows + first, PANEL) }
+            .try_into()
+            .ok()
     }
 
     /// Puts the outputs of one row for the rows of weights from `first` in their place.

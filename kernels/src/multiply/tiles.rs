@@ -4,8 +4,8 @@
 //! tell which of the two made them.
 //!
 //! A tile instruction costs about the same for 32 columns as for 64, and a scale covers at most 32: so each product
-//! ends with its group. Codes are unpacked some groups ahead of the tiles, and those work some groups ahead of the
-//! vectors that add up the products, so that nobody waits for what was just stored.
+//! ends with its group. Stored tiles take long to become readable: codes are unpacked some groups ahead of the tiles,
+//! and those work some groups ahead of the vectors that add up the products, so that nobody waits.
 #![allow(clippy::needless_range_loop)] // Plain loops over registers are what the compiler unrolls.
 
 use std::arch::x86_64::*;
@@ -13,181 +13,265 @@ use std::ops::Range;
 
 use super::Packed;
 use crate::amx::{Amx, Shapes, Tiles, tile_dpbsud, tile_load, tile_store, tile_zero};
-use crate::input::{Group, TILE_ROWS};
+use crate::input::TILE_ROWS;
+use crate::input::tiled::{Block, Blocks, FLOATS};
 use crate::packed::layout::{FOURS, GROUP, LINE, PANEL};
 use crate::packed::registers::{Kind, Strip, codes, head, scale_and_min, with_kind};
 use crate::simd::Vnni;
 use crate::simd::int8::Int8;
 
-/// With fewer rows, dot products by vectors are as fast.
-pub(super) const ROWS_MIN: usize = 6;
-
 /// How far ahead of the codes in use others are asked for.
 const AHEAD: usize = 2 << 10;
 
-/// The products of some panels with some of the int8 rows.
-pub(super) struct Rows<'a> {
-    pub part: &'a Packed<'a>,
-    pub panels: Range<usize>,
-    pub rows: Range<usize>,
-}
+/// How many groups the tiles are ahead of the sums, and the unpacking of codes of the tiles.
+const LEAD: usize = 3;
+/// Groups that are under way.
+const SLOTS: usize = 8;
+const _: () = assert!(SLOTS > 2 * LEAD);
 
-impl Rows<'_> {
-    pub(super) fn run(self, amx: Amx) {
-        // Blocks of about the same height.
-        let blocks = self.rows.len().div_ceil(TILE_ROWS);
-        for block in 0..blocks {
-            let at = |block: usize| self.rows.start + self.rows.len() * block / blocks;
-            let rows = at(block)..at(block + 1);
-            // SAFETY: the token proves the instructions.
-            with_kind!(self.part.w.format, K => unsafe {
-                if rows.len() <= 8 {
-                    block_of::<K, 8>(amx, &self, rows);
-                } else {
-                    block_of::<K, 16>(amx, &self, rows);
-                }
-            });
-        }
+/// The products of some panels with all int8 rows.
+pub(super) fn panels(amx: Amx, part: &Packed<'_>, panels: Range<usize>, blocks: Blocks) {
+    if panels.is_empty() {
+        return;
+    }
+    for block in 0..blocks.count() {
+        let job = Job {
+            part,
+            panels: panels.clone(),
+            x: part.input.tiled(block),
+            rows: blocks.rows(block),
+        };
+        // SAFETY: the token proves the instructions.
+        with_kind!(part.w.format, K => unsafe {
+            if job.rows.len() <= 8 {
+                job.run::<K, 8>(amx);
+            } else {
+                job.run::<K, 16>(amx);
+            }
+        });
     }
 }
 
-/// How many groups the tiles are ahead of the sums, and the unpacking of codes of the tiles.
-const LEAD: usize = 2;
-/// Groups that are under way.
-const SLOTS: usize = 8;
+/// Some panels with a block of rows.
+struct Job<'a> {
+    part: &'a Packed<'a>,
+    panels: Range<usize>,
+    x: Block<'a>,
+    rows: Range<usize>,
+}
 
 /// The codes of a group as a tile, and the sums of products (two for groups of 16 columns), each row of 16.
 #[repr(C, align(64))]
-struct Slot {
-    codes: [u8; FOURS * LINE],
-    sums: [[[i32; PANEL]; TILE_ROWS]; 2],
+struct Slots {
+    codes: [[u8; FOURS * LINE]; SLOTS],
+    sums: [[[i32; PANEL]; TILE_ROWS]; 2 * SLOTS],
 }
 
-/// At most `R` rows with all panels.
-///
-/// # Safety
-/// The processor has what the token proves.
-#[inline(never)]
-#[target_feature(enable = "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn block_of<K: Kind, const R: usize>(amx: Amx, job: &Rows<'_>, rows: Range<usize>) {
-    let count = rows.len();
-    assert!(count >= 1 && count <= R && R <= TILE_ROWS);
-    let w = job.part.w;
-    let (int8, groups) = job.part.input.int8();
-    let per_row = w.cols / GROUP;
-    let (int8, groups) = (
-        &int8[rows.start * w.cols..rows.end * w.cols],
-        &groups[rows.start * per_row..rows.end * per_row],
-    );
-    // Sums that no row is for take the last row's numbers, and go nowhere.
-    let mut row_groups = [groups.as_ptr(); R];
-    for (row, at) in row_groups.iter_mut().enumerate() {
-        *at = groups[row.min(count - 1) * per_row..].as_ptr();
-    }
-    let (sums, products, fours) = ((count, 4 * PANEL), (count, K::LAYOUT.group), K::LAYOUT.group / 4);
-    let codes = (fours, LINE);
-    let shapes = Shapes::new([sums, sums, sums, sums, products, products, codes, codes]);
-    let tiles = Tiles::new(amx, &shapes);
-    let mut slots = [const {
-        Slot {
-            codes: [0; FOURS * LINE],
-            sums: [[[0; PANEL]; TILE_ROWS]; 2],
+impl Job<'_> {
+    /// At most `R` rows with all panels.
+    ///
+    /// # Safety
+    /// The processor has what the token proves.
+    #[inline(never)]
+    #[target_feature(enable = "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    unsafe fn run<K: Kind, const R: usize>(&self, amx: Amx) {
+        let count = self.rows.len();
+        assert!(count >= 1 && count <= R && R <= TILE_ROWS);
+        let (w, layout) = (self.part.w, K::LAYOUT);
+        let per_row = w.cols / GROUP;
+        assert!(
+            self.x.codes.len() == per_row * TILE_ROWS * GROUP
+                && self.x.floats.len() == per_row * TILE_ROWS * FLOATS
+        );
+        let (sums, products, fours) = ((count, 4 * PANEL), (count, layout.group), layout.group / 4);
+        let codes = (fours, LINE);
+        let shapes = Shapes::new([sums, sums, sums, sums, products, products, codes, codes]);
+        let mut slots = std::mem::MaybeUninit::<Slots>::uninit();
+        let first = Strip::new::<Vnni>(layout, w.panel(self.panels.start), w.cols, 0);
+        let mut flow = Flow {
+            t: amx.vnni(),
+            tiles: Tiles::new(amx, &shapes),
+            per_row,
+            scales_bytes: first.codes as usize - first.scales as usize,
+            x: self.x,
+            slots: slots.as_mut_ptr(),
+            codes: first.codes,
+            unpacked: Cursor::new(self.panels.len()),
+            multiplied: Cursor::new(self.panels.len()),
+        };
+        let per_block = layout.block_cols() / GROUP;
+        // SAFETY: cursors stay within the panels; slots are written `LEAD` groups before they are read, rows that the
+        // tiles do not have are only read where the sums go nowhere.
+        unsafe {
+            std::ptr::write_bytes(&raw mut (*flow.slots).sums, 0, 1);
+            (0..2 * LEAD).for_each(|_| flow.unpack::<K>());
+            (0..LEAD).for_each(|_| flow.multiply::<K>());
+            let mut slot = 0;
+            for panel in self.panels.clone() {
+                let strip = Strip::new::<Vnni>(layout, w.panel(panel), w.cols, 0);
+                let mut acc = [_mm512_setzero_ps(); R];
+                for block in 0..per_row / per_block {
+                    let scales = strip.scales.add(block * layout.block_scales());
+                    let head = head::<Vnni, K>(flow.t, scales, 0);
+                    for part in 0..per_block {
+                        flow.unpack::<K>();
+                        flow.multiply::<K>();
+                        flow.add::<K, R>(&mut acc, block * per_block + part, slot, scales, part, head);
+                        slot = (slot + 1) % SLOTS;
+                    }
+                }
+                self.store(panel, &acc);
+            }
         }
-    }; SLOTS];
-    let mut flow = Flow {
-        t: amx.vnni(),
-        tiles,
-        per_row,
-        cols: w.cols,
-        int8: int8.as_ptr(),
-        groups: &row_groups,
-        slots: &mut slots,
-    };
-    let total = job.panels.len() * per_row;
-    let strip = |panel: usize| Strip::new::<Vnni>(K::LAYOUT, w.panel(job.panels.start + panel), w.cols, 0);
-    // SAFETY: `unpacked` and `multiplied` count groups of all panels in order, so panels and groups are there.
-    unsafe {
-        let (mut unpacked, mut multiplied) = (0, 0);
-        for panel in 0..job.panels.len() {
-            let acc = flow.panel_sums::<K>(&strip, panel, total, &mut unpacked, &mut multiplied);
-            let first = (job.panels.start + panel) * PANEL;
-            let len = PANEL.min(w.rows - first);
-            for row in 0..count {
+    }
+
+    /// Puts a panel's sums in their place.
+    #[inline(always)]
+    unsafe fn store<const R: usize>(&self, panel: usize, acc: &[__m512; R]) {
+        let first = panel * PANEL;
+        let len = PANEL.min(self.part.w.rows - first);
+        // Sums have their registers only while every index is known.
+        for r in 0..R {
+            if r >= self.rows.len() {
+                return;
+            }
+            let (row, acc) = (self.rows.start + r, acc[r]);
+            // SAFETY: the processor has AVX-512; the arrays are a vector long.
+            unsafe {
+                if let Some(y) = self.part.whole_panel(row, first) {
+                    let mut sum = acc;
+                    if self.part.add {
+                        sum = _mm512_add_ps(_mm512_loadu_ps(y.as_ptr()), sum);
+                    }
+                    _mm512_storeu_ps(y.as_mut_ptr(), sum);
+                    continue;
+                }
                 let mut values = [0.0; PANEL];
-                _mm512_storeu_ps(values.as_mut_ptr(), acc[row]);
-                job.part.store(rows.start + row, first, &values[..len]);
+                _mm512_storeu_ps(values.as_mut_ptr(), acc);
+                self.part.store(row, first, &values[..len]);
             }
         }
     }
 }
 
-/// Groups on their way through unpacking, tiles and sums. `R` rows of activations, the first at `int8`.
-struct Flow<'a, const R: usize> {
+/// A group of a panel, and its slot.
+struct Cursor {
+    left: usize,
+    group: usize,
+    slot: usize,
+}
+
+impl Cursor {
+    /// Before the first group of so many panels.
+    fn new(panels: usize) -> Cursor {
+        Cursor {
+            left: panels,
+            group: 0,
+            slot: 0,
+        }
+    }
+
+    /// Goes on by a group; returns group and slot where it was, unless that is past the last panel.
+    #[inline(always)]
+    fn step(&mut self, per_row: usize) -> Option<(usize, usize)> {
+        if self.left == 0 {
+            return None;
+        }
+        let here = (self.group, self.slot);
+        self.slot = (self.slot + 1) % SLOTS;
+        self.group += 1;
+        if self.group == per_row {
+            (self.group, self.left) = (0, self.left - 1);
+        }
+        Some(here)
+    }
+}
+
+/// Groups on their way through unpacking, tiles and sums.
+struct Flow<'a> {
     t: Vnni,
     /// Configured for the rows and the format.
     tiles: Tiles,
     per_row: usize,
-    cols: usize,
-    int8: *const i8,
-    groups: &'a [*const Group; R],
-    slots: &'a mut [Slot; SLOTS],
+    /// Bytes of scales before the codes of each panel.
+    scales_bytes: usize,
+    x: Block<'a>,
+    slots: *mut Slots,
+    /// Of the next group to unpack.
+    codes: *const u8,
+    unpacked: Cursor,
+    multiplied: Cursor,
 }
 
-impl<const R: usize> Flow<'_, R> {
-    /// The sums of all rows for a panel.
+impl Flow<'_> {
+    /// Puts the codes of the next group into its slot.
     ///
     /// # Safety
-    /// `strip` gives whole panels of `cols` columns, as many as `total` groups have; all rows have as many columns.
+    /// `slots` is writable, and the cursor's panels are there.
     #[inline(always)]
-    unsafe fn panel_sums<K: Kind>(
-        &mut self,
-        strip: &impl Fn(usize) -> Strip,
-        panel: usize,
-        total: usize,
-        unpacked: &mut usize,
-        multiplied: &mut usize,
-    ) -> [__m512; R] {
+    unsafe fn unpack<K: Kind>(&mut self) {
+        let Some((_, slot)) = self.unpacked.step(self.per_row) else {
+            return;
+        };
         let layout = K::LAYOUT;
-        let per_block = layout.block_cols() / GROUP;
-        // SAFETY: the processor has AVX-512; blocks and groups are those of the panel, as the caller says.
+        // SAFETY: the panel has such a group; the slot has room for eight lines.
         unsafe {
-            let (this, next) = (strip(panel), strip((panel + 1).min(total / self.per_row - 1)));
-            let mut acc = [_mm512_setzero_ps(); R];
-            for block in 0..self.per_row / per_block {
-                let scales = this.scales.add(block * layout.block_scales());
-                let head = head::<Vnni, K>(self.t, scales, 0);
-                for part in 0..per_block {
-                    let group = block * per_block + part;
-                    let done = panel * self.per_row + group;
-                    while *unpacked < total && *unpacked <= done + 2 * LEAD {
-                        let ahead = *unpacked - panel * self.per_row;
-                        let codes = if ahead < self.per_row {
-                            this.codes.add(ahead * layout.group_codes())
-                        } else if ahead < 2 * self.per_row {
-                            next.codes.add((ahead - self.per_row) * layout.group_codes())
-                        } else {
-                            break;
-                        };
-                        self.unpack::<K>(codes, *unpacked % SLOTS);
-                        *unpacked += 1;
-                    }
-                    while *multiplied < *unpacked && *multiplied <= done + LEAD {
-                        self.multiply::<K>(*multiplied % self.per_row, *multiplied % SLOTS);
-                        *multiplied += 1;
-                    }
-                    self.add::<K>(&mut acc, group, done % SLOTS, scales, part, head);
-                }
+            let at = self.codes;
+            // Panels follow one another; after the last group this points past all of them, and is not used.
+            let gap = if self.unpacked.group == 0 {
+                self.scales_bytes
+            } else {
+                0
+            };
+            self.codes = at.wrapping_add(layout.group_codes() + gap);
+            for line in 0..layout.planes.lines() {
+                self.t.prefetch(at.wrapping_add(AHEAD + line * LINE));
             }
-            acc
+            let out = (&raw mut (*self.slots).codes[slot]).cast::<u8>();
+            for (i, codes) in codes::<Vnni, K>(self.t, at).into_iter().enumerate() {
+                _mm512_store_si512(out.add(i * LINE).cast(), codes);
+            }
+        }
+    }
+
+    /// The products of the next group's codes with the activations.
+    ///
+    /// # Safety
+    /// The tiles have the shapes of the format and of the rows; the group was unpacked.
+    #[inline(always)]
+    unsafe fn multiply<K: Kind>(&mut self) {
+        let _configured = &self.tiles;
+        let Some((group, slot)) = self.multiplied.step(self.per_row) else {
+            return;
+        };
+        // SAFETY: x has such a group; the slot has room for the tiles.
+        unsafe {
+            let x8 = self.x.codes.as_ptr().add(group * TILE_ROWS * GROUP);
+            let codes = (&raw const (*self.slots).codes[slot]).cast::<u8>();
+            let sums = (&raw mut (*self.slots).sums[slot * (GROUP / K::LAYOUT.group)]).cast::<i32>();
+            tile_zero!("tmm0");
+            tile_load!("tmm4", x8, GROUP);
+            tile_load!("tmm6", codes, LINE);
+            tile_dpbsud!("tmm0", "tmm4", "tmm6");
+            if K::LAYOUT.group < GROUP {
+                tile_zero!("tmm1");
+                tile_load!("tmm5", x8.add(K::LAYOUT.group), GROUP);
+                tile_load!("tmm7", codes.add(FOURS / 2 * LINE), LINE);
+                tile_dpbsud!("tmm1", "tmm5", "tmm7");
+                tile_store!("tmm0", sums, LINE);
+                tile_store!("tmm1", sums.add(TILE_ROWS * PANEL), LINE);
+            } else {
+                tile_store!("tmm0", sums, LINE);
+            }
         }
     }
 
     /// Adds the products of a group.
     ///
     /// # Safety
-    /// As `panel_sums`; `scales` are those of the block that has the group as its `part`.
+    /// The group was multiplied; `scales` are those of the block that has it as its `part`.
     #[inline(always)]
-    unsafe fn add<K: Kind>(
+    unsafe fn add<K: Kind, const R: usize>(
         &self,
         acc: &mut [__m512; R],
         group: usize,
@@ -196,90 +280,32 @@ impl<const R: usize> Flow<'_, R> {
         part: usize,
         head: (__m512, __m512),
     ) {
-        let slot = &self.slots[slot];
         let halves = GROUP / K::LAYOUT.group;
+        // SAFETY: the processor has AVX-512.
+        let offset = unsafe { _mm512_set1_ps(K::LAYOUT.offset as f32) };
         for half in 0..halves {
-            // SAFETY: the processor has AVX-512; the caller's promises.
+            // SAFETY: the processor has AVX-512; x has such a group, and the caller's promises.
             unsafe {
                 let (scale, min) = scale_and_min::<Vnni, K>(self.t, scales, 0, halves * part + half, head);
+                let floats = self.x.floats.as_ptr().add(group * FLOATS * TILE_ROWS);
+                // Sums of the group, or of this half of it.
+                let line = if halves == 1 { 1 } else { 3 + 2 * half };
+                let scaled_sums = floats.add(line * TILE_ROWS);
+                let minus_sums = scaled_sums.add(TILE_ROWS);
+                let sums = (&raw const (*self.slots).sums[slot * halves + half]).cast::<i32>();
                 for r in 0..R {
-                    let g = &*self.groups[r].add(group);
-                    let (minus_sum, scaled_sum) = if halves == 1 {
-                        (g.minus_sum, g.scaled_sum)
-                    } else {
-                        (g.minus_halves[half], g.scaled_halves[half])
-                    };
-                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(g.scale));
-                    acc[r] = _mm512_fmadd_ps(dot::<K>(&slot.sums[half][r], minus_sum), scale, acc[r]);
+                    let mut dot = _mm512_cvtepi32_ps(_mm512_load_si512(sums.add(r * PANEL).cast()));
+                    if K::LAYOUT.offset > 0 {
+                        // Less the offset for each activation: exact, as all are whole numbers far below 2^24.
+                        dot = _mm512_fmadd_ps(offset, _mm512_set1_ps(*minus_sums.add(r)), dot);
+                    }
+                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*floats.add(r)));
+                    acc[r] = _mm512_fmadd_ps(dot, scale, acc[r]);
                     if K::LAYOUT.mins {
-                        acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(scaled_sum), acc[r]);
+                        acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(*scaled_sums.add(r)), acc[r]);
                     }
                 }
             }
         }
-    }
-
-    /// Puts the codes of a group into a slot.
-    ///
-    /// # Safety
-    /// `at` are the codes of a group of a panel.
-    #[inline(always)]
-    unsafe fn unpack<K: Kind>(&mut self, at: *const u8, slot: usize) {
-        for line in 0..K::LAYOUT.planes.lines() {
-            self.t.prefetch(at.wrapping_add(AHEAD + line * LINE));
-        }
-        let slot = &mut self.slots[slot];
-        // SAFETY: the caller's promise; the slot has room for eight lines.
-        unsafe {
-            for (i, codes) in codes::<Vnni, K>(self.t, at).into_iter().enumerate() {
-                _mm512_store_si512(slot.codes.as_mut_ptr().add(i * LINE).cast(), codes);
-            }
-        }
-    }
-
-    /// The products of a slot's codes with the activations of a group.
-    ///
-    /// # Safety
-    /// The tiles have the shapes of the format and of the rows, which have such a group.
-    #[inline(always)]
-    unsafe fn multiply<K: Kind>(&mut self, group: usize, slot: usize) {
-        let _configured = &self.tiles;
-        let slot = &mut self.slots[slot];
-        // SAFETY: the caller's promise; the slot has room for the tiles.
-        unsafe {
-            let x8 = self.int8.add(group * GROUP);
-            tile_zero!("tmm0");
-            tile_load!("tmm4", x8, self.cols);
-            tile_load!("tmm6", slot.codes.as_ptr(), LINE);
-            tile_dpbsud!("tmm0", "tmm4", "tmm6");
-            if K::LAYOUT.group < GROUP {
-                tile_zero!("tmm1");
-                tile_load!("tmm5", x8.add(K::LAYOUT.group), self.cols);
-                tile_load!("tmm7", slot.codes.as_ptr().add(FOURS / 2 * LINE), LINE);
-                tile_dpbsud!("tmm1", "tmm5", "tmm7");
-                tile_store!("tmm0", slot.sums[0].as_mut_ptr(), LINE);
-                tile_store!("tmm1", slot.sums[1].as_mut_ptr(), LINE);
-            } else {
-                tile_store!("tmm0", slot.sums[0].as_mut_ptr(), LINE);
-            }
-        }
-    }
-}
-
-/// A row of a product, less the offset for each activation.
-///
-/// # Safety
-/// The processor has AVX-512 F.
-#[inline(always)]
-unsafe fn dot<K: Kind>(sums: &[i32; PANEL], minus_sum: i32) -> __m512 {
-    // SAFETY: the caller's promise; the row is a vector long.
-    unsafe {
-        let mut dot = _mm512_loadu_si512(sums.as_ptr().cast());
-        if K::LAYOUT.offset > 0 {
-            // Wraps for no input: 32 codes below 256 times 127.
-            let start = minus_sum << K::LAYOUT.offset.trailing_zeros();
-            dot = _mm512_add_epi32(dot, _mm512_set1_epi32(start));
-        }
-        _mm512_cvtepi32_ps(dot)
     }
 }
