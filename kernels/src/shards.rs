@@ -37,6 +37,13 @@ impl<'a, T> Shards<'a, T> {
         self.start.wrapping_add(at)
     }
 
+    /// Where element `at` is, for who writes only some of its fields.
+    #[inline(always)]
+    pub(crate) fn place(&self, at: usize) -> *mut T {
+        assert!(at < self.len, "a place lies inside its slice");
+        self.start.wrapping_add(at)
+    }
+
     /// Elements `at..at + len`.
     ///
     /// # Safety

@@ -118,7 +118,7 @@ impl Input {
             plain: filled(0.0, values)?,
             int8: filled(0, values)?,
             groups: filled(Group::default(), groups)?,
-            tiled: Tiled::new(rows_max.div_ceil(TILE_ROWS), cols_max.div_ceil(GROUP))?,
+            tiled: Tiled::new(rows_max, cols_max.div_ceil(GROUP))?,
             blocks: None,
             bf16: filled(Line([0; GROUP]), lines)?,
         })
@@ -127,7 +127,7 @@ impl Input {
     /// Bytes that `new` allocates; `None` if that overflows.
     pub fn bytes(rows_max: usize, cols_max: usize) -> Option<usize> {
         let (values, groups, lines) = lengths(rows_max, cols_max)?;
-        let tiled = Tiled::bytes(rows_max.div_ceil(TILE_ROWS), cols_max.div_ceil(GROUP))?;
+        let tiled = Tiled::bytes(rows_max, cols_max.div_ceil(GROUP))?;
         values
             .checked_mul(size_of::<f32>() + size_of::<i8>())?
             .checked_add(tiled)?
@@ -193,7 +193,7 @@ impl Input {
         self.rows = rows;
         self.forms = forms;
         self.int8_rows = if tiles { rows.decode } else { total };
-        self.blocks = (tiles && rows.decode >= tiled::ROWS_MIN).then(|| Blocks::new(rows.decode));
+        self.blocks = (tiles && tiled::ROWS.contains(&rows.decode)).then(|| Blocks::new(rows.decode));
         if len == 0 {
             return;
         }

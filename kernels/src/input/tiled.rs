@@ -8,8 +8,8 @@ use super::{Group, TILE_ROWS};
 use crate::packed::layout::GROUP;
 use crate::shards::Shards;
 
-/// With fewer rows, dot products by vectors are as fast as tiles.
-pub(crate) const ROWS_MIN: usize = 6;
+/// With fewer rows, dot products by vectors are as fast as tiles. More than the greatest number have no room.
+pub(crate) const ROWS: std::ops::RangeInclusive<usize> = 6..=128;
 
 /// Lines of numbers of a group: the scale; then the scaled sum and the negative sum of all 32, of the first 16, and of
 /// the others.
@@ -43,54 +43,58 @@ impl Blocks {
     }
 }
 
-/// Where a block's activations begin; `groups` of each row.
+/// The codes of a group, as a tile. Tiles that begin amid a cache line load slowly.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(crate) struct Codes(pub [[i8; GROUP]; TILE_ROWS]);
+
+/// The numbers of a group.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(crate) struct Floats(pub [[f32; TILE_ROWS]; FLOATS]);
+
+/// A block's activations, group after group.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
-    /// `[groups, TILE_ROWS, 32]`
-    pub codes: &'a [i8],
-    /// `[groups, FLOATS, TILE_ROWS]`
-    pub floats: &'a [f32],
+    pub codes: &'a [Codes],
+    pub floats: &'a [Floats],
 }
 
 /// All blocks.
 pub(super) struct Tiled {
-    codes: Vec<i8>,
-    floats: Vec<f32>,
+    codes: Vec<Codes>,
+    floats: Vec<Floats>,
 }
 
 impl Tiled {
-    /// Room for so many blocks of so many groups; zeroed pages, which stay untouched until they are needed.
-    pub(super) fn new(blocks: usize, groups: usize) -> Option<Tiled> {
-        Tiled::bytes(blocks, groups)?;
-        let lines = blocks * groups * TILE_ROWS;
+    /// Room for so many rows of so many groups, as far as `ROWS` goes.
+    pub(super) fn new(rows: usize, groups: usize) -> Option<Tiled> {
+        let groups = Blocks::new(rows.min(*ROWS.end())).count().checked_mul(groups)?;
         Some(Tiled {
-            codes: vec![0; lines * GROUP],
-            floats: vec![0.0; lines * FLOATS],
+            codes: super::filled(Codes([[0; GROUP]; TILE_ROWS]), groups)?,
+            floats: super::filled(Floats([[0.0; TILE_ROWS]; FLOATS]), groups)?,
         })
     }
 
-    pub(super) fn bytes(blocks: usize, groups: usize) -> Option<usize> {
-        let line = GROUP + FLOATS * size_of::<f32>();
-        blocks
-            .checked_mul(groups)?
-            .checked_mul(TILE_ROWS)?
-            .checked_mul(line)
+    pub(super) fn bytes(rows: usize, groups: usize) -> Option<usize> {
+        let groups = Blocks::new(rows.min(*ROWS.end())).count().checked_mul(groups)?;
+        groups.checked_mul(size_of::<Codes>() + size_of::<Floats>())
     }
 
     pub(super) fn block(&self, block: usize, groups: usize) -> Block<'_> {
-        let lines = groups * TILE_ROWS;
         Block {
-            codes: &self.codes[block * lines * GROUP..][..lines * GROUP],
-            floats: &self.floats[block * lines * FLOATS..][..lines * FLOATS],
+            codes: &self.codes[block * groups..][..groups],
+            floats: &self.floats[block * groups..][..groups],
         }
     }
 
     pub(super) fn target(&mut self, blocks: Blocks, groups: usize) -> Target<'_> {
+        let all = blocks.count() * groups;
         Target {
             blocks,
             groups,
-            codes: Shards::new(&mut self.codes),
-            floats: Shards::new(&mut self.floats),
+            codes: Shards::new(&mut self.codes[..all]),
+            floats: Shards::new(&mut self.floats[..all]),
         }
     }
 }
@@ -99,8 +103,8 @@ impl Tiled {
 pub(super) struct Target<'a> {
     blocks: Blocks,
     groups: usize,
-    codes: Shards<'a, i8>,
-    floats: Shards<'a, f32>,
+    codes: Shards<'a, Codes>,
+    floats: Shards<'a, Floats>,
 }
 
 impl Target<'_> {
@@ -119,13 +123,13 @@ impl Target<'_> {
             of.scaled_halves[1],
             of.minus_halves[1] as f32,
         ];
-        // SAFETY: these are places of this group and row alone.
+        // Rows of one group are for several threads: only places of this row are touched, and none is borrowed.
+        let (to, lines) = (self.codes.place(at), self.floats.place(at));
+        // SAFETY: `place` checked that the group is there; these are places of this group and row alone.
         unsafe {
-            self.codes
-                .part((at * TILE_ROWS + row) * GROUP, GROUP)
-                .copy_from_slice(codes);
+            (&raw mut (*to).0[row]).write(*codes);
             for (line, value) in floats.into_iter().enumerate() {
-                self.floats.part((at * FLOATS + line) * TILE_ROWS + row, 1)[0] = value;
+                (&raw mut (*lines).0[line][row]).write(value);
             }
         }
     }

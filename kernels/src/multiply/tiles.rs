@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::Packed;
 use crate::amx::{Amx, Shapes, Tiles, tile_dpbsud, tile_load, tile_store, tile_zero};
 use crate::input::TILE_ROWS;
-use crate::input::tiled::{Block, Blocks, FLOATS};
+use crate::input::tiled::{Block, Blocks};
 use crate::packed::layout::{FOURS, GROUP, LINE, PANEL};
 use crate::packed::registers::{Kind, Strip, codes, head, scale_and_min, with_kind};
 use crate::simd::Vnni;
@@ -79,10 +79,7 @@ impl Job<'_> {
         assert!(count >= 1 && count <= R && R <= TILE_ROWS);
         let (w, layout) = (self.part.w, K::LAYOUT);
         let per_row = w.cols / GROUP;
-        assert!(
-            self.x.codes.len() == per_row * TILE_ROWS * GROUP
-                && self.x.floats.len() == per_row * TILE_ROWS * FLOATS
-        );
+        assert!(self.x.codes.len() == per_row && self.x.floats.len() == per_row);
         let (sums, products, fours) = ((count, 4 * PANEL), (count, layout.group), layout.group / 4);
         let codes = (fours, LINE);
         let shapes = Shapes::new([sums, sums, sums, sums, products, products, codes, codes]);
@@ -120,35 +117,36 @@ impl Job<'_> {
                         slot = (slot + 1) % SLOTS;
                     }
                 }
-                self.store(panel, &acc);
+                self.store(panel, acc);
             }
         }
     }
 
     /// Puts a panel's sums in their place.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
     #[inline(always)]
-    unsafe fn store<const R: usize>(&self, panel: usize, acc: &[__m512; R]) {
+    unsafe fn store<const R: usize>(&self, panel: usize, acc: [__m512; R]) {
+        // Sums stay in registers only while every index into them is known.
+        let mut values = [[0.0; PANEL]; R];
+        for r in 0..R {
+            // SAFETY: as the caller says; the row is a vector long.
+            unsafe { _mm512_storeu_ps(values[r].as_mut_ptr(), acc[r]) };
+        }
+        self.place(panel, &values);
+    }
+
+    #[inline(never)]
+    fn place(&self, panel: usize, values: &[[f32; PANEL]]) {
         let first = panel * PANEL;
         let len = PANEL.min(self.part.w.rows - first);
-        // Sums have their registers only while every index is known.
-        for r in 0..R {
-            if r >= self.rows.len() {
-                return;
-            }
-            let (row, acc) = (self.rows.start + r, acc[r]);
-            // SAFETY: the processor has AVX-512; the arrays are a vector long.
-            unsafe {
-                if let Some(y) = self.part.whole_panel(row, first) {
-                    let mut sum = acc;
-                    if self.part.add {
-                        sum = _mm512_add_ps(_mm512_loadu_ps(y.as_ptr()), sum);
-                    }
-                    _mm512_storeu_ps(y.as_mut_ptr(), sum);
-                    continue;
-                }
-                let mut values = [0.0; PANEL];
-                _mm512_storeu_ps(values.as_mut_ptr(), acc);
-                self.part.store(row, first, &values[..len]);
+        for (row, values) in self.rows.clone().zip(values) {
+            // SAFETY: these outputs belong to this piece, and each is borrowed for itself.
+            match unsafe { self.part.whole_panel(row, first) } {
+                Some(y) if self.part.add => y.iter_mut().zip(values).for_each(|(y, v)| *y += v),
+                Some(y) => *y = *values,
+                None => self.part.store(row, first, &values[..len]),
             }
         }
     }
@@ -246,7 +244,7 @@ impl Flow<'_> {
         };
         // SAFETY: x has such a group; the slot has room for the tiles.
         unsafe {
-            let x8 = self.x.codes.as_ptr().add(group * TILE_ROWS * GROUP);
+            let x8 = self.x.codes.as_ptr().add(group).cast::<i8>();
             let codes = (&raw const (*self.slots).codes[slot]).cast::<u8>();
             let sums = (&raw mut (*self.slots).sums[slot * (GROUP / K::LAYOUT.group)]).cast::<i32>();
             tile_zero!("tmm0");
@@ -287,7 +285,7 @@ impl Flow<'_> {
             // SAFETY: the processor has AVX-512; x has such a group, and the caller's promises.
             unsafe {
                 let (scale, min) = scale_and_min::<Vnni, K>(self.t, scales, 0, halves * part + half, head);
-                let floats = self.x.floats.as_ptr().add(group * FLOATS * TILE_ROWS);
+                let floats = self.x.floats.as_ptr().add(group).cast::<f32>();
                 // Sums of the group, or of this half of it.
                 let line = if halves == 1 { 1 } else { 3 + 2 * half };
                 let scaled_sums = floats.add(line * TILE_ROWS);
