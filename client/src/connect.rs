@@ -1,15 +1,23 @@
 //! Finds the daemon: the named socket alone, else the system's, else the user's own, which is started if need be.
 //! Invariant: a socket that another user could have planted is never spoken to.
-use crate::flags::Global;
 use crate::paths::{self, FolderError};
 use crate::refusal::Refusal;
-use crate::spinner::Spinner;
 use crate::start::{self, StartError};
 use crate::start_log;
 use hyprstream_protocol::SYSTEM_SOCKET;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+
+/// The environment variable that names a socket.
+pub const SOCKET_VARIABLE: &str = "HYPRSTREAM_SOCKET";
+
+/// The socket that the environment names.
+pub fn named_by_environment() -> Option<PathBuf> {
+    std::env::var_os(SOCKET_VARIABLE)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
 
 /// Why no daemon can be reached.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +34,7 @@ pub enum ConnectError {
     #[error("{}", .0)]
     Refused(Refusal),
     /// Nothing runs and nothing may be started.
-    #[error("no daemon answers at {SYSTEM_SOCKET} or {user}, and --no-start forbids starting one{}", also(.refused))]
+    #[error("no daemon answers at {SYSTEM_SOCKET} or {user}, and none may be started{}", also(.refused))]
     NotRunning {
         /// The user's socket.
         user: PathBuf,
@@ -81,9 +89,13 @@ impl ConnectError {
                 Some("start hyprstreamd there, or leave --socket and $HYPRSTREAM_SOCKET away".to_owned())
             }
             ConnectError::Refused(refusal) => refusal.hint(),
-            ConnectError::NotRunning { refused, .. }
-            | ConnectError::Unsafe { refused, .. }
-            | ConnectError::User { refused, .. } => refused.as_ref().and_then(Refusal::hint),
+            ConnectError::NotRunning { refused, .. } => refused
+                .as_ref()
+                .and_then(Refusal::hint)
+                .or_else(|| Some("without --no-start, hyp starts one of your own".to_owned())),
+            ConnectError::Unsafe { refused, .. } | ConnectError::User { refused, .. } => {
+                refused.as_ref().and_then(Refusal::hint)
+            }
             ConnectError::Start { source, refused } => {
                 source.hint().or_else(|| refused.as_ref().and_then(Refusal::hint))
             }
@@ -149,11 +161,15 @@ pub struct Opened {
     pub refused: Option<Refusal>,
 }
 
-/// A connection to the daemon that this user should speak to.
-pub fn open(flags: &Global, spinner: &Spinner) -> Result<Opened, ConnectError> {
-    match flags.named_socket() {
+/// Says what is being waited for.
+pub type Say<'a> = &'a dyn Fn(&str);
+
+/// A connection to the daemon that this user should speak to: the named one alone, else the first that is found. `starting`:
+/// where none runs, the user's own may be started, and this tells of it.
+pub fn open(name: Option<PathBuf>, starting: Option<Say<'_>>) -> Result<Opened, ConnectError> {
+    match name {
         Some(path) => named(path),
-        None => search(flags, spinner),
+        None => search(starting),
     }
 }
 
@@ -178,7 +194,7 @@ fn named(path: PathBuf) -> Result<Opened, ConnectError> {
     }
 }
 
-fn search(flags: &Global, spinner: &Spinner) -> Result<Opened, ConnectError> {
+fn search(starting: Option<Say<'_>>) -> Result<Opened, ConnectError> {
     let system = Path::new(SYSTEM_SOCKET);
     let refused = match UnixStream::connect(system) {
         Ok(stream) => {
@@ -212,10 +228,10 @@ fn search(flags: &Global, spinner: &Spinner) -> Result<Opened, ConnectError> {
             });
         }
     }
-    if flags.no_start {
+    let Some(say) = starting else {
         return Err(ConnectError::NotRunning { user: path, refused });
-    }
-    match start::start(&path, spinner) {
+    };
+    match start::start(&path, say) {
         Ok((stream, via)) => Ok(Opened {
             stream,
             path,

@@ -38,7 +38,7 @@ pub enum CallError {
         limit: u64,
     },
     /// What came is not what hyprstreamd sends.
-    #[error("the answer makes no sense ({why}); is this socket hyprstreamd's, and as new as hyp?")]
+    #[error("the answer makes no sense ({why}); is this socket hyprstreamd's, and as new as this client?")]
     Garbage {
         /// What is wrong with it.
         why: String,
@@ -252,7 +252,7 @@ fn read_error(response: Response<Body>) -> CallError {
     match reply.parse::<ErrorReply>() {
         Ok(reply) => CallError::Daemon(reply.error),
         Err(_) => CallError::Garbage {
-            why: format!("status {status} without an error that hyp knows"),
+            why: format!("status {status} without an error that this client knows"),
         },
     }
 }

@@ -2,24 +2,17 @@
 #![forbid(unsafe_code)]
 
 mod commands;
-mod connect;
 mod exit;
 mod flags;
-mod http;
 mod input;
 mod interrupt;
 mod manual;
-mod paths;
 mod print;
-mod refusal;
 mod spinner;
-mod start;
-mod start_log;
-mod stream;
 mod table;
-mod transport;
 
 use clap::Parser;
+use hyprstream_client::{connect, control, http, paths, stream};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

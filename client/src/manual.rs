@@ -1,7 +1,8 @@
 //! Writes hyp(1) from the clap table and the facts that no table has. Invariant: it depends on nothing of the machine, so the
 //! committed page can be compared with it.
+use crate::connect::SOCKET_VARIABLE;
 use crate::exit;
-use crate::flags::{Flags, SOCKET_VARIABLE};
+use crate::flags::Flags;
 use clap::CommandFactory;
 use clap_mangen::Man;
 use std::fmt::Write as _;

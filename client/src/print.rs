@@ -1,5 +1,6 @@
 //! Writes to standard output: aligned for people on a terminal, tab-separated for programs in a pipe. Invariant: on a terminal
 //! no control character of a model or a file reaches it.
+use crate::control::visible;
 use crate::exit::Failure;
 use crate::table::{Fields, Table};
 use std::borrow::Cow;
@@ -69,45 +70,5 @@ impl Out {
         } else {
             fields.tabbed()
         })
-    }
-}
-
-/// The text with control characters (but line ends and tabs) made visible: a model's answer may not move the cursor, rename
-/// the window or fill the clipboard.
-pub fn visible(text: &str) -> Cow<'_, str> {
-    let bad = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if !text.contains(bad) {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(
-        text.chars()
-            .map(|c| if bad(c) { picture(c) } else { c })
-            .collect(),
-    )
-}
-
-fn picture(c: char) -> char {
-    match u32::from(c) {
-        code @ 0..=0x1f => char::from_u32(0x2400 + code).unwrap_or('\u{fffd}'),
-        0x7f => '\u{2421}',
-        _ => '\u{fffd}',
-    }
-}
-
-/// The text on one line: for cells, where a tab or line end would break the form.
-pub fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn control_characters_show() {
-        assert_eq!(visible("a\tb\nc"), "a\tb\nc");
-        assert_eq!(visible("\x1b]0;x\x07\u{9b}\x7f"), "␛]0;x␇\u{fffd}␡");
     }
 }

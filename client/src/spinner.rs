@@ -38,7 +38,7 @@ impl Spinner {
         if !self.enabled {
             return;
         }
-        let text: String = crate::print::one_line(&text.into())
+        let text: String = crate::control::one_line(&text.into())
             .chars()
             .take(WIDTH_MAX)
             .collect();

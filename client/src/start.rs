@@ -1,8 +1,7 @@
 //! Starts the user's own daemon and waits until it answers. Invariant: of several hyp that start it together one does, and
 //! the others wait for it.
-use crate::connect::{self, UserError, Via};
+use crate::connect::{self, Say, UserError, Via};
 use crate::paths;
-use crate::spinner::Spinner;
 use crate::start_log::{Log, LogFile, open_private};
 use std::fs::{File, TryLockError};
 use std::io;
@@ -85,8 +84,8 @@ impl StartError {
 }
 
 /// Starts the daemon and connects to it.
-pub fn start(socket: &Path, spinner: &Spinner) -> Result<(UnixStream, Via), StartError> {
-    spinner.say("starting hyprstreamd");
+pub fn start(socket: &Path, say: Say<'_>) -> Result<(UnixStream, Via), StartError> {
+    say("starting hyprstreamd");
     let deadline = Instant::now() + START;
     let state = paths::state_folder();
     // Held until this function returns. Without a state folder nobody else is kept out, and the daemon itself, which

@@ -104,7 +104,7 @@ fn last_lines(text: &str) -> Vec<String> {
     lines
         .iter()
         .skip(lines.len().saturating_sub(LINES))
-        .map(|line| crate::print::one_line(line))
+        .map(|line| crate::control::one_line(line))
         .collect()
 }
 

@@ -1,6 +1,6 @@
 //! Tables and values, each in two forms: short and aligned for people, exact and tab-separated for programs. Invariant: a
 //! cell never holds a tab or a line end.
-use crate::print::one_line;
+use crate::control::one_line;
 use std::fmt::Write as _;
 
 /// One cell: how a person reads it and how a program does.

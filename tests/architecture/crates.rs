@@ -24,6 +24,11 @@ const CRATES: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("client", "hyprstream-client", &["hyprstream-protocol"]),
+    (
+        "client/capi",
+        "hyprstream-capi",
+        &["hyprstream-client", "hyprstream-protocol"],
+    ),
     ("tests", "hyprstream-tests", &[]),
 ];
 

@@ -26,7 +26,7 @@ pub fn built(name: &str) -> PathBuf {
     let program = folder.join(name);
     assert!(
         program.is_file(),
-        "{} is absent: run `cargo build -p hyprstreamd -p hyprstream-client` first",
+        "{} is absent: run `cargo build -p hyprstreamd -p hyprstream-client -p hyprstream-capi` first",
         program.display()
     );
     program

@@ -4,9 +4,11 @@
 
 mod answers;
 mod autostart;
+mod capi;
 mod catalog;
 mod crowd;
 mod dbus;
+mod examples;
 mod foreign;
 mod hostile;
 mod lifecycle;

@@ -168,7 +168,7 @@ impl Talk {
             Meaning::Unknown(word) => {
                 eprintln!(
                     "hyp: there is no command /{}; /help lists them",
-                    crate::print::visible(word)
+                    crate::control::visible(word)
                 );
             }
         }

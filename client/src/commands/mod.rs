@@ -64,7 +64,9 @@ impl Session {
 
     /// The same, with the socket that it goes to.
     fn connect(&self) -> Result<(Client, PathBuf), Failure> {
-        let opened = connect::open(&self.flags, &self.spinner)?;
+        let say = |text: &str| self.spinner.say(text);
+        let starting: Option<connect::Say<'_>> = if self.flags.no_start { None } else { Some(&say) };
+        let opened = connect::open(self.flags.named_socket(), starting)?;
         let first = self.via.replace(Some(opened.via)).is_none();
         if let (true, false, Some(refused)) = (first, self.flags.quiet, &opened.refused) {
             self.spinner.clear();

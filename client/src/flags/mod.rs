@@ -3,13 +3,11 @@
 mod number;
 mod sampling;
 
+use crate::connect::named_by_environment;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 pub use sampling::{SamplingFlags, ThinkFlags};
 use std::path::PathBuf;
-
-/// Names the socket instead of `--socket`.
-pub const SOCKET_VARIABLE: &str = "HYPRSTREAM_SOCKET";
 
 /// Where help lists the flags of every command.
 const GLOBAL: &str = "Global options";
@@ -55,11 +53,7 @@ pub struct Global {
 impl Global {
     /// The socket that the user named, by flag or environment.
     pub fn named_socket(&self) -> Option<PathBuf> {
-        self.socket.clone().or_else(|| {
-            std::env::var_os(SOCKET_VARIABLE)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        })
+        self.socket.clone().or_else(named_by_environment)
     }
 }
 
