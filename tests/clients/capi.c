@@ -6,7 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
+#include <unistd.h>
 
 #define CHECK(what)                                                                                        \
     do {                                                                                                   \
@@ -156,6 +159,25 @@ static void ended_early(hypr_client *client, const char *socket, const char *mod
     CHECK(said.frees == 1);
 }
 
+/* A daemon that takes the connection and says nothing: hypr_cancel() does not wait for it. */
+static void silent(const char *folder) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/silent.sock", folder);
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    CHECK(listener >= 0 && bind(listener, (struct sockaddr *)&address, sizeof address) == 0);
+    CHECK(listen(listener, 5) == 0);
+    struct said said = {.client = hypr_new()};
+    pthread_t thread;
+    time_t begun = time(NULL);
+    CHECK(pthread_create(&thread, NULL, cancel, &said) == 0);
+    fails(said.client, hypr_connect(said.client, address.sun_path), HYPR_CANCELLED, "by the caller");
+    CHECK(time(NULL) - begun < 20);
+    CHECK(pthread_join(thread, NULL) == 0);
+    fails(said.client, hypr_generate(said.client, NULL, "x", NULL, hear, &said), HYPR_NOT_CONNECTED, "");
+    hypr_free(said.client);
+    close(listener);
+}
+
 /* A daemon that goes away while a long request is written must not end the program by SIGPIPE. */
 static void hung_up(const char *socket, const char *broken, const char *link) {
     const size_t length = 4 << 20;
@@ -190,6 +212,7 @@ int main(int argc, char **argv) {
     ended_early(client, socket, model);
     snprintf(link, sizeof link, "%s/link.sock", folder);
     hung_up(socket, broken, link);
+    silent(folder);
     struct said said = {0};
     const hypr_message talk[] = {{"system", "Be brief."}, {"user", "hello"}};
     CHECK(hypr_chat(client, model, talk, 2, SHORT, hear, &said) == HYPR_OK && said.bytes > 0);
