@@ -52,10 +52,15 @@ pub struct Answer {
 /// Starts to work. What is wrong with the request itself is told at once.
 pub fn begin(app: &Arc<App>, order: Order) -> Result<Answer, Failure> {
     app.admit()?;
-    let params = SamplingParams::resolve(&order.sampling, &app.config().generation.sampling)?;
-    let job = app
-        .jobs
-        .enter(&order.id, order.kind, &order.entry.name, order.uid);
+    let config = app.config();
+    let params = SamplingParams::resolve(&order.sampling, &config.generation.sampling)?;
+    let job = app.jobs.enter_within(
+        &config.limits,
+        &order.id,
+        order.kind,
+        &order.entry.name,
+        order.uid,
+    )?;
     tracing::info!(
         request_id = job.id(),
         model = %order.entry.name,
@@ -245,6 +250,9 @@ impl Work {
 
     async fn submit(&mut self, lease: Lease, tokens: Vec<u32>) -> Result<(), Failure> {
         let model = Arc::clone(lease.model());
+        if let Some(at_work) = &self.at_work {
+            at_work.submit(&self.app.config().limits, tokens.len())?;
+        }
         let sink = sink(&self.sender, lease, self.at_work.take()).await?;
         let request = Request {
             id: self.id.clone(),

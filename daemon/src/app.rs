@@ -4,6 +4,7 @@ use crate::authority::Authority;
 use crate::catalog::{Catalog, Entry, resolve};
 use crate::config::Config;
 use crate::errors::Failure;
+use crate::ipc::Tokens;
 use crate::jobs::Jobs;
 use crate::models::Models;
 use hyprstream_engine::Engine;
@@ -53,12 +54,24 @@ pub struct App {
     pub activity: Arc<Activity>,
     /// Who may do what.
     pub authority: Authority,
+    /// Who may come in over TCP; a reload reads them again.
+    pub tokens: RwLock<Arc<Tokens>>,
 }
 
 impl App {
     /// The settings as they are now.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The tokens as they are now.
+    pub fn tokens(&self) -> Arc<Tokens> {
+        Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts other tokens in their place; those that are gone open nothing from now on.
+    pub fn set_tokens(&self, tokens: Tokens) {
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
     }
 
     /// Puts other settings in their place.

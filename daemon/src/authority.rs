@@ -66,12 +66,17 @@ pub enum Subject {
         /// Whose it is, as the kernel says.
         uid: u32,
     },
+    /// Who has a token of the TCP door.
+    Token {
+        /// Whom it stands for.
+        uid: u32,
+    },
 }
 
 impl Subject {
     fn uid(&self) -> u32 {
         match self {
-            Subject::BusName { uid, .. } | Subject::Process { uid, .. } => *uid,
+            Subject::BusName { uid, .. } | Subject::Process { uid, .. } | Subject::Token { uid } => *uid,
         }
     }
 }
@@ -100,6 +105,16 @@ impl Authority {
 
     /// Refuses what the subject may not do. `interactive`: a person may be asked for a password.
     pub async fn check(&self, action: Action, subject: &Subject, interactive: bool) -> Result<(), Failure> {
+        if let Subject::Token { .. } = subject {
+            // A token lies in files and settings of other programs: it never reaches further than to ask.
+            return match action {
+                Action::Use => Ok(()),
+                _ => Err(denied(
+                    action,
+                    "nobody may over TCP; use the Unix socket or D-Bus",
+                )),
+            };
+        }
         if subject.uid() == 0 || subject.uid() == own_uid() {
             return Ok(());
         }
@@ -138,6 +153,7 @@ fn in_polkit_terms(subject: &Subject) -> Option<PolkitSubject> {
             let details = [("name", Variant::new(name.clone()))];
             Some(("system-bus-name", HashMap::from(details)))
         }
+        Subject::Token { .. } => None,
         Subject::Process { pid, uid } => {
             let pid = (*pid)?;
             let details = [

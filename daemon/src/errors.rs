@@ -8,6 +8,9 @@ use hyprstream_protocol::{ErrorBody, ErrorCode};
 /// After how long to ask again for a model that waits for memory.
 const ROOM_RETRY_MS: u64 = 1000;
 
+/// After how long to look whether one of one's own requests has ended.
+const QUOTA_RETRY_MS: u64 = 1_000;
+
 /// After how long a client may look for the daemon that follows this one.
 const RESTART_MS: u64 = 1_000;
 
@@ -24,6 +27,11 @@ impl Failure {
     /// The request is to blame, in one field.
     pub fn bad_field(field: impl Into<String>, message: impl Into<String>) -> Failure {
         Failure(ErrorBody::new(ErrorCode::BadRequest, message).for_field(field))
+    }
+
+    /// The user has as much as one may.
+    pub fn quota(message: String) -> Failure {
+        Failure(ErrorBody::new(ErrorCode::Busy, message).retry_after_ms(QUOTA_RETRY_MS))
     }
 
     /// The daemon is going away.

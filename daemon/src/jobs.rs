@@ -1,12 +1,13 @@
 //! What is at work, for `hyp ps` and `hyp cancel`. Invariant: a user sees and ends only what is their own; the superuser
 //! sees and ends all.
+use crate::config::Limits;
 use crate::errors::Failure;
 use hyprstream_engine::Progress;
-use hyprstream_protocol::{Job, JobKind};
+use hyprstream_protocol::{Job, JobKind, JobState};
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
@@ -35,6 +36,8 @@ struct Entry {
     since: Instant,
     progress: Arc<Progress>,
     ended: watch::Sender<bool>,
+    /// Prompt tokens on their way to the engine, or in its queue.
+    submitted: AtomicUsize,
 }
 
 /// A job as its client's side holds it. When it is dropped the job is over, and whatever still computes for it ends.
@@ -46,6 +49,26 @@ pub struct Running {
 impl Jobs {
     fn table(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, unless the user has as many as one may. The superuser may have any number.
+    pub fn enter_within(
+        &self,
+        limits: &Limits,
+        id: &str,
+        kind: JobKind,
+        model: &str,
+        uid: u32,
+    ) -> Result<Running, Failure> {
+        let max = limits.user_requests_max;
+        let job = self.enter(id, kind, model, uid);
+        let held = self.table().values().filter(|entry| entry.uid == uid).count();
+        if uid != ROOT && held > max {
+            return Err(Failure::quota(format!(
+                "you have {max} requests at work, as many as one user may ([limits] user_requests_max); let one end"
+            )));
+        }
+        Ok(job)
     }
 
     /// Enters a job. An id that is taken gets a number: the second of two requests must not hide the first.
@@ -66,6 +89,7 @@ impl Jobs {
             since: Instant::now(),
             progress: Arc::new(Progress::new()),
             ended: watch::Sender::new(false),
+            submitted: AtomicUsize::new(0),
         });
         table.insert(id, Arc::clone(&entry));
         drop(table);
@@ -175,6 +199,26 @@ pub struct AtWork {
     entry: Arc<Entry>,
 }
 
+impl AtWork {
+    /// Counts the prompt's tokens as waiting until the job runs, unless its user has too many that wait. A prompt is never
+    /// too long by itself.
+    pub fn submit(&self, limits: &Limits, tokens: usize) -> Result<(), Failure> {
+        let (uid, max) = (self.entry.uid, limits.user_queued_tokens_max);
+        let table = self.jobs.table();
+        let waits = |entry: &&Arc<Entry>| entry.uid == uid && entry.progress.state() != JobState::Running;
+        let others = table.values().filter(waits);
+        let others: usize = others.map(|entry| entry.submitted.load(Ordering::Relaxed)).sum();
+        if uid != ROOT && others > 0 && others.saturating_add(tokens) > max {
+            return Err(Failure::quota(format!(
+                "{others} tokens of your prompts wait already, and one user may have {max} waiting \
+                 ([limits] user_queued_tokens_max); let some be answered"
+            )));
+        }
+        self.entry.submitted.store(tokens, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 impl Drop for AtWork {
     fn drop(&mut self) {
         self.jobs.leave(&self.entry);
@@ -216,6 +260,35 @@ mod tests {
         jobs.cancel("b", 0).unwrap();
         drop(mine);
         assert_eq!(jobs.len(), 1);
+    }
+
+    #[test]
+    fn one_user_has_so_many_requests_and_waiting_tokens() {
+        let place = crate::config::Place::system();
+        let mut limits = crate::config::Config::defaults(&place).limits;
+        (limits.user_requests_max, limits.user_queued_tokens_max) = (2, 100);
+        let jobs = Jobs::default();
+        let enter = |uid| jobs.enter_within(&limits, "x", JobKind::Chat, "m", uid);
+        let held = [enter(7).unwrap(), enter(7).unwrap()];
+        let error = enter(7).map(drop).unwrap_err().0;
+        assert_eq!(error.code, hyprstream_protocol::ErrorCode::Busy);
+        assert!(error.retry_ms.is_some() && error.message.contains("user_requests_max"));
+        assert_eq!(jobs.len(), 2, "a refused one leaves nothing behind");
+        let other = enter(8).unwrap();
+        let root: Vec<_> = (0..9).map(|_| enter(0).unwrap()).collect();
+
+        held[0].at_work().submit(&limits, 500).unwrap();
+        let waiting = [enter(9).unwrap(), enter(9).unwrap()];
+        let works = waiting.each_ref().map(Running::at_work);
+        works[0].submit(&limits, 60).unwrap();
+        let error = works[1].submit(&limits, 41).unwrap_err().0;
+        assert!(
+            error.message.contains("60") && error.message.contains("100"),
+            "{error:?}"
+        );
+        works[1].submit(&limits, 40).unwrap();
+        other.at_work().submit(&limits, 100).unwrap();
+        drop((held, root));
     }
 
     #[test]

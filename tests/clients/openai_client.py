@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# The PyPI package `openai` against the daemon's Unix socket. Invariant: every check raises when it fails.
-"""usage: openai_client.py SOCKET      the daemon serves `tiny` (chat) and `plain` (no tokenizer)"""
+# The PyPI package `openai` against the daemon's Unix socket, or its TCP door. Invariant: every check raises when it fails.
+"""usage: openai_client.py SOCKET | URL TOKEN      the daemon serves `tiny` (chat) and `plain` (no tokenizer)"""
 import sys
 
 import httpx2
@@ -116,9 +116,15 @@ def hang_up(client):
 
 
 def main():
-    transport = httpx2.HTTPTransport(uds=sys.argv[1])
-    http = httpx2.Client(transport=transport, timeout=30)
-    client = openai.OpenAI(base_url="http://localhost/v1", api_key="none", http_client=http, max_retries=0)
+    if len(sys.argv) > 2:
+        url, token = sys.argv[1:]
+        client = openai.OpenAI(base_url=url, api_key=token, timeout=30, max_retries=0)
+        stranger = openai.OpenAI(base_url=url, api_key="wrong", timeout=30, max_retries=0)
+        fails(openai.AuthenticationError, lambda: stranger.models.list(), "token")
+    else:
+        transport = httpx2.HTTPTransport(uds=sys.argv[1])
+        http = httpx2.Client(transport=transport, timeout=30)
+        client = openai.OpenAI(base_url="http://localhost/v1", api_key="none", http_client=http, max_retries=0)
     models(client)
     text = chat(client)
     chat_stream(client, text)

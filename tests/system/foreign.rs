@@ -122,7 +122,7 @@ fn curl_reads_ndjson_and_the_request_id() {
 }
 
 /// The Python with `openai` that tests/run made; `HYPRSTREAM_PYTHON` names another.
-fn python() -> Option<PathBuf> {
+pub fn python() -> Option<PathBuf> {
     let python = match std::env::var_os("HYPRSTREAM_PYTHON") {
         Some(python) => PathBuf::from(python),
         None => fixtures::root().join("target/openai/bin/python"),

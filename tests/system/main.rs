@@ -16,4 +16,5 @@ mod packed;
 mod refusals;
 mod soak;
 mod starter;
+mod tcp;
 mod wire_scores;

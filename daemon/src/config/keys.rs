@@ -1,6 +1,7 @@
 //! The one table of configuration keys. Invariant: a key that is not here is refused; a value outside its range is too.
 use super::{BusChoice, Config, KvCache, MemoryMax};
 use crate::units;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::DeValue;
@@ -53,9 +54,14 @@ keys! {
     "generation"."speculation" => |c, v| c.generation.speculation, truth(v);
     "http"."body_max" => |c, v| c.http.body_max, size(v, 1 << 10, 1 << 30);
     "http"."header_timeout" => |c, v| c.http.header_timeout, duration(v);
+    "tcp"."listen" => |c, v| c.tcp.listen, addresses(v);
+    "tcp"."tokens" => |c, v| c.tcp.tokens, file(v);
+    "tcp"."hosts" => |c, v| c.tcp.hosts, hosts(v);
     "dbus"."bus" => |c, v| c.dbus.bus, bus(v);
     "limits"."queue_max" => |c, v| c.limits.queue_max, whole(v, 1, 65536);
     "limits"."sequences_max" => |c, v| c.limits.sequences_max, whole(v, 1, 128);
+    "limits"."user_requests_max" => |c, v| c.limits.user_requests_max, whole(v, 1, 65536);
+    "limits"."user_queued_tokens_max" => |c, v| c.limits.user_queued_tokens_max, whole(v, 1, 1 << 30);
     "limits"."stall" => |c, v| c.limits.stall, duration(v);
     "limits"."drain" => |c, v| c.limits.drain, duration(v);
 }
@@ -107,16 +113,68 @@ fn text(value: &DeValue<'_>) -> Result<String, String> {
 }
 
 fn folder(value: &DeValue<'_>) -> Result<PathBuf, String> {
-    let path = value.as_str().and_then(|text| match text.strip_prefix("~/") {
-        Some(rest) => std::env::home_dir().map(|home| home.join(rest)),
-        None => Some(PathBuf::from(text)),
-    });
-    match path.filter(|path| path.is_absolute()) {
+    match path(value) {
         Some(path) => Ok(path),
         None => expected(
             "the absolute path of a folder (\"~/\" stands for your home)",
             value,
         ),
+    }
+}
+
+fn file(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    match path(value) {
+        Some(path) => Ok(path),
+        None => expected("the absolute path of a file (\"~/\" stands for your home)", value),
+    }
+}
+
+fn path(value: &DeValue<'_>) -> Option<PathBuf> {
+    let path = value.as_str().and_then(|text| match text.strip_prefix("~/") {
+        Some(rest) => std::env::home_dir().map(|home| home.join(rest)),
+        None => Some(PathBuf::from(text)),
+    });
+    path.filter(|path| path.is_absolute())
+}
+
+/// What one value or a list of them reads as.
+fn list<T>(value: &DeValue<'_>, one: fn(&DeValue<'_>) -> Result<T, String>) -> Result<Vec<T>, String> {
+    match value.as_array() {
+        None => one(value).map(|one| vec![one]),
+        Some(list) => list.iter().map(|item| one(item.get_ref())).collect(),
+    }
+}
+
+fn addresses(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, String> {
+    list(value, address)
+}
+
+fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    let Some(address) = value.as_str().and_then(|text| text.parse::<SocketAddr>().ok()) else {
+        return expected("an address with a port, such as \"127.0.0.1:11435\"", value);
+    };
+    if !address.ip().is_loopback() {
+        return Err(format!(
+            "{address} is not on loopback, and there is no TLS here: tokens and texts would cross the network in plain. \
+             Listen on 127.0.0.1 and let a web server with TLS pass requests on (its name goes into tcp.hosts), or use \
+             ssh -L"
+        ));
+    }
+    Ok(address)
+}
+
+fn hosts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    list(value, host)
+}
+
+fn host(value: &DeValue<'_>) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    match value
+        .as_str()
+        .filter(|text| !text.is_empty() && text.bytes().all(fits))
+    {
+        Some(text) => Ok(text.to_owned()),
+        None => expected("a host name without port, such as \"llm.example.org\"", value),
     }
 }
 

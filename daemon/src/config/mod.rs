@@ -9,6 +9,7 @@ pub use paths::{Place, own_uid, starter_dir};
 
 use crate::units;
 use hyprstream_protocol::Sampling;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub struct Config {
     pub generation: Generation,
     /// `[http]`.
     pub http: Http,
+    /// `[tcp]`.
+    pub tcp: Tcp,
     /// `[dbus]`.
     pub dbus: Dbus,
     /// `[limits]`.
@@ -99,6 +102,17 @@ pub struct Http {
     pub header_timeout: Duration,
 }
 
+/// The TCP door.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tcp {
+    /// Where it listens, on loopback alone; nowhere unless configured.
+    pub listen: Vec<SocketAddr>,
+    /// The file of tokens, where systemd hands over no credential.
+    pub tokens: PathBuf,
+    /// Names of this machine beside those of loopback.
+    pub hosts: Vec<String>,
+}
+
 /// The D-Bus door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dbus {
@@ -126,6 +140,10 @@ pub struct Limits {
     pub queue_max: usize,
     /// Requests of one model that run together.
     pub sequences_max: usize,
+    /// Requests of one user at work, waiting ones among them.
+    pub user_requests_max: usize,
+    /// Prompt tokens of one user that may wait.
+    pub user_queued_tokens_max: usize,
     /// How long a client may leave its answer unread.
     pub stall: Duration,
     /// How long running requests may go on when the daemon stops.
@@ -159,10 +177,17 @@ impl Config {
                 body_max: 8 << 20,
                 header_timeout: Duration::from_secs(10),
             },
+            tcp: Tcp {
+                listen: Vec::new(),
+                tokens: place.config.with_file_name("hyprstream.tokens"),
+                hosts: Vec::new(),
+            },
             dbus: Dbus { bus: BusChoice::Auto },
             limits: Limits {
                 queue_max: 64,
                 sequences_max: 16,
+                user_requests_max: 64,
+                user_queued_tokens_max: 1 << 18,
                 stall: Duration::from_secs(30),
                 drain: Duration::from_secs(20),
             },

@@ -99,6 +99,29 @@ fn every_mistake_is_named_with_its_place() {
 }
 
 #[test]
+fn tcp_stays_on_loopback() {
+    let config = read("[tcp]\nlisten = ['127.0.0.1:11435', '[::1]:0']\nhosts = 'llm.example.org'\n").unwrap();
+    assert_eq!(config.tcp.listen.len(), 2);
+    assert_eq!(config.tcp.hosts, ["llm.example.org"]);
+    for open in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
+        let errors = read(&format!("[tcp]\nlisten = '{open}'\n")).unwrap_err();
+        assert!(errors[0].starts_with("x.toml:2:10: `tcp.listen`"), "{errors:?}");
+        assert!(
+            errors[0].contains("no TLS") && errors[0].contains("ssh -L"),
+            "{errors:?}"
+        );
+    }
+    for wrong in [
+        "listen = 'localhost'",
+        "listen = 11435",
+        "hosts = 'a:1'",
+        "tokens = 'here'",
+    ] {
+        assert!(read(&format!("[tcp]\n{wrong}\n")).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn broken_toml_and_wrong_shapes_are_named() {
     assert!(read("[runtime\nthreads = 4").unwrap_err()[0].starts_with("x.toml:1:"));
     assert!(read("threads = 4").unwrap_err()[0].contains("unknown section or key `threads`"));

@@ -1,7 +1,9 @@
-//! The doors: a Unix socket, HTTP on it, and the routes. Invariant: whatever comes in, the answer is JSON that says what
-//! happened.
+//! The doors: a Unix socket, and TCP where it is configured, HTTP on both, and the routes. Invariant: whatever comes in, the
+//! answer is JSON that says what happened.
 mod accept;
 mod body;
+mod guest;
+mod lobby;
 mod native;
 mod openai;
 mod patience;
@@ -9,15 +11,21 @@ mod peer;
 mod reply;
 mod socket;
 mod stream;
+mod tcp;
+mod tokens;
 
-pub use accept::serve;
+pub use accept::{Socket, serve};
+pub use guest::Guests;
 pub use native::in_words;
 pub use socket::{BindError, Door};
+pub use tcp::{TcpDoor, TcpError};
+pub use tokens::Tokens;
 
 use crate::app::App;
 use crate::errors::Failure;
 use axum::Router;
 use axum::extract::Request;
+use axum::http::Uri;
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use hyprstream_protocol::ErrorCode;
@@ -39,27 +47,27 @@ async fn no_such_route(request: Request) -> Response {
         "there is nothing at {}; the routes start with /hyprstream/v1/ or /v1/",
         shown(&request)
     );
-    refuse(&request, message)
+    refusal(request.uri(), &Failure::new(ErrorCode::NoSuchRoute, message))
 }
 
 async fn no_such_method(request: Request) -> Response {
     let message = format!(
-        "{} does not take {}; the manual has the methods",
+        "{} does not take {}; the header Allow has the methods that it takes",
         shown(&request),
         request.method()
     );
-    refuse(&request, message)
+    refusal(request.uri(), &Failure::new(ErrorCode::NoSuchMethod, message))
 }
 
 fn shown(request: &Request) -> String {
     request.uri().path().chars().take(200).collect()
 }
 
-fn refuse(request: &Request, message: String) -> Response {
-    let failure = Failure::new(ErrorCode::NoSuchRoute, message);
-    if request.uri().path().starts_with("/v1/") {
-        openai::error(&failure)
+/// An error in the form that the clients of this path read.
+fn refusal(uri: &Uri, failure: &Failure) -> Response {
+    if uri.path().starts_with("/v1/") {
+        openai::error(failure)
     } else {
-        reply::error(&failure)
+        reply::error(failure)
     }
 }

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// One user may hold so many connections, so that others get in.
 const PER_USER_MAX: usize = 128;
+/// So many more are told that; what comes beyond them is closed unheard.
+const PER_USER_TOLD: usize = 16;
 
 /// The user at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +21,17 @@ pub struct Peer {
     pub pid: Option<u32>,
     /// The user holds more connections than one may: every request is answered `busy`.
     pub crowded: bool,
+    /// A token of the TCP door says who it is, not the kernel.
+    pub by_token: bool,
 }
 
 impl Peer {
     /// The peer as polkit knows it.
     pub fn subject(&self) -> Subject {
-        Subject::Process {
-            pid: self.pid,
-            uid: self.uid,
+        let (pid, uid) = (self.pid, self.uid);
+        match self.by_token {
+            true => Subject::Token { uid },
+            false => Subject::Process { pid, uid },
         }
     }
 }
@@ -41,23 +46,44 @@ pub struct Counted {
     uid: u32,
 }
 
+impl Counted {
+    /// Whose connection it is.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+}
+
 impl Crowd {
-    /// Counts a connection.
-    pub fn enter(&self, stream: &Stream) -> io::Result<(Peer, Counted)> {
+    /// Counts a connection of the Unix socket. `None`: the user holds far too many, and it is to be closed.
+    pub fn enter(&self, stream: &Stream) -> io::Result<Option<(Peer, Counted)>> {
         let peer = stream.peer_creds()?;
         let uid = peer.euid().ok_or(io::ErrorKind::PermissionDenied)?;
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
+        let by_token = false;
+        Ok(self.count(uid).map(|(counted, crowded)| {
+            let peer = Peer {
+                uid,
+                pid,
+                crowded,
+                by_token,
+            };
+            (peer, counted)
+        }))
+    }
+
+    /// Counts a connection of this user, and says whether that makes more than one user may hold. `None`: far more.
+    pub fn count(&self, uid: u32) -> Option<(Counted, bool)> {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let held = users.entry(uid).or_default();
+        if *held >= PER_USER_MAX + PER_USER_TOLD {
+            return None;
+        }
         *held += 1;
-        let crowded = *held > PER_USER_MAX;
-        Ok((
-            Peer { uid, pid, crowded },
-            Counted {
-                crowd: self.clone(),
-                uid,
-            },
-        ))
+        let counted = Counted {
+            crowd: self.clone(),
+            uid,
+        };
+        Some((counted, *held > PER_USER_MAX))
     }
 }
 
@@ -70,5 +96,21 @@ impl Drop for Counted {
                 users.remove(&self.uid);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_user_is_told_then_sent_away_and_others_get_in() {
+        let crowd = Crowd::default();
+        let held: Vec<_> = (0..1000).map_while(|_| crowd.count(7)).collect();
+        assert_eq!(held.len(), PER_USER_MAX + PER_USER_TOLD);
+        assert_eq!(held.iter().filter(|(_, crowded)| *crowded).count(), PER_USER_TOLD);
+        assert!(matches!(crowd.count(8), Some((_, false))));
+        drop(held);
+        assert!(matches!(crowd.count(7), Some((_, false))));
     }
 }

@@ -1,6 +1,8 @@
 //! Answers that are not streams, and what surrounds every answer. Invariant: every answer carries the request's id, and
 //! every error the same JSON.
+use super::accept::Caller;
 use super::peer::Peer;
+use super::refusal;
 use crate::app::App;
 use crate::errors::Failure;
 use crate::jobs::new_id;
@@ -8,7 +10,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -35,15 +37,21 @@ const ID_CHARS_MAX: usize = 64;
 pub async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let _active = app.activity.begin();
     let id = wanted_id(request.headers()).unwrap_or_else(new_id);
-    let crowded = request.extensions().get::<Peer>().is_none_or(|peer| peer.crowded);
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = if crowded {
-        let message = "you hold more connections than one user may; close some and try again";
-        error(&Failure(
-            ErrorBody::new(ErrorCode::Busy, message).retry_after_ms(1_000),
-        ))
-    } else {
-        next.run(request).await
+    let mut response = match identify(&app, &request) {
+        Ok(peer) => {
+            request.extensions_mut().insert(peer);
+            next.run(request).await
+        }
+        Err(failure) => {
+            let mut response = refusal(request.uri(), &failure);
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            if failure.0.code == ErrorCode::Unauthenticated {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            response
+        }
     };
     // Where the id was taken, the handler has put another one there.
     if !response.headers().contains_key(REQUEST_ID_HEADER)
@@ -52,6 +60,22 @@ pub async fn around(State(app): State<Arc<App>>, mut request: Request, next: Nex
         response.headers_mut().insert(REQUEST_ID_HEADER, value);
     }
     response
+}
+
+/// Who asks; refuses those who may not be here, or are here too often.
+fn identify(app: &App, request: &Request) -> Result<Peer, Failure> {
+    let peer = match request.extensions().get::<Caller>() {
+        Some(Caller::Known(peer)) => *peer,
+        Some(Caller::Guest(guest)) => guest.identify(app, request.uri(), request.headers())?,
+        None => return Err(Failure::fault("a request came through no door")),
+    };
+    if peer.crowded {
+        let message = "you hold more connections than one user may; close some and try again";
+        return Err(Failure(
+            ErrorBody::new(ErrorCode::Busy, message).retry_after_ms(1_000),
+        ));
+    }
+    Ok(peer)
 }
 
 /// The client's own id, where it is fit for a journal field and a path.

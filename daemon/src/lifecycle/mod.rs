@@ -15,7 +15,7 @@ use crate::authority::Authority;
 use crate::catalog::{Catalog, Root};
 use crate::config::{KvCache, starter_dir};
 use crate::dbus;
-use crate::ipc::{self, BindError, Door};
+use crate::ipc::{self, BindError, Door, Guests, Socket, TcpDoor, TcpError, Tokens};
 use crate::jobs::Jobs;
 use crate::models::{Models, available_memory};
 use hyprstream_engine::{Engine, Options, StartError};
@@ -44,6 +44,9 @@ pub enum Refusal {
     /// The socket.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The TCP door.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] StartError),
@@ -66,6 +69,7 @@ pub struct Listening {
     settings: Settings,
     lock: Lock,
     door: Door,
+    tcp: TcpDoor,
 }
 
 /// Requests are answered.
@@ -73,6 +77,7 @@ pub struct Serving {
     app: Arc<App>,
     lock: Lock,
     server: JoinHandle<()>,
+    tcp: Vec<JoinHandle<()>>,
     bus: Option<JoinHandle<()>>,
     unlink: Box<dyn Fn() + Send>,
     terminate: Signal,
@@ -94,12 +99,14 @@ impl Configured {
         let state = &settings.config.storage.state;
         make_folder(state, settings.user);
         let lock = Lock::take(state)?;
+        let tcp = TcpDoor::open(&settings.config.tcp)?;
         let door = Door::open(&settings.socket, settings.user)?;
         Ok(Listening {
             args,
             settings,
             lock,
             door,
+            tcp,
         })
     }
 }
@@ -112,6 +119,7 @@ impl Listening {
             settings,
             lock,
             door,
+            tcp,
         } = self;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let hangup = signal(SignalKind::hangup())?;
@@ -120,7 +128,9 @@ impl Listening {
         let (socket, lasting) = (settings.socket.clone(), !door.is_own());
         let bus = dbus::chosen(&settings);
         // It reads the models folders, which may take a while.
-        let assembling = tokio::task::spawn_blocking(move || assemble(args, &settings));
+        let also = tcp.in_words();
+        let TcpDoor { listeners, tokens } = tcp;
+        let assembling = tokio::task::spawn_blocking(move || assemble(args, &settings, tokens));
         let app = assembling.await.map_err(std::io::Error::other)??;
         starting.abort();
         let at = if lasting {
@@ -131,7 +141,14 @@ impl Listening {
         let unlink = Box::new(door.unlinker());
         let router = ipc::router(&app);
         let bus = bus.map(|bus| tokio::spawn(dbus::serve(Arc::clone(&app), bus)));
-        let server = tokio::spawn(ipc::serve(door.listener, lasting, router, Arc::clone(&app)));
+        let guests = Guests::default();
+        let tcp = listeners.into_iter().map(|listener| {
+            let doorway = (listener, guests.clone());
+            tokio::spawn(ipc::serve(doorway, false, router.clone(), Arc::clone(&app)))
+        });
+        let tcp = tcp.collect();
+        let socket = Socket::new(door.listener);
+        let server = tokio::spawn(ipc::serve(socket, lasting, router, Arc::clone(&app)));
         tokio::spawn(app.models.clone().tend());
         tokio::spawn(notify::tell(Arc::clone(&app)));
         tokio::spawn(pressure::watch(Arc::clone(&app)));
@@ -140,6 +157,9 @@ impl Listening {
             env!("CARGO_PKG_VERSION"),
             app.catalog.snapshot().entries.len()
         );
+        if let Some(also) = also {
+            tracing::info!("{also}");
+        }
         if let (Some(wanted), None) = (&wanted, app.default_model()) {
             tracing::warn!("[generation] model {wanted:?} is not there (yet); requests must name a model");
         }
@@ -147,6 +167,7 @@ impl Listening {
             app,
             lock,
             server,
+            tcp,
             bus,
             unlink,
             terminate,
@@ -156,7 +177,7 @@ impl Listening {
     }
 }
 
-fn assemble(args: Args, settings: &Settings) -> Result<Arc<App>, Refusal> {
+fn assemble(args: Args, settings: &Settings, tokens: Tokens) -> Result<Arc<App>, Refusal> {
     let config = &settings.config;
     let engine = Engine::start(Options {
         threads: config.runtime.threads,
@@ -211,6 +232,7 @@ fn assemble(args: Args, settings: &Settings) -> Result<Arc<App>, Refusal> {
         phase: watch::Sender::new(Phase::Serving),
         activity: Activity::new(),
         authority: Authority::default(),
+        tokens: RwLock::new(Arc::new(tokens)),
     }))
 }
 
@@ -302,6 +324,9 @@ impl Draining {
         let _ = tokio::task::spawn_blocking(move || engine.stop()).await;
         app.phase.send_replace(Phase::Ending);
         let _ = serving.server.await;
+        for door in serving.tcp {
+            let _ = door.await;
+        }
         if let Some(bus) = serving.bus {
             let _ = bus.await;
         }

@@ -1,7 +1,9 @@
 //! Reads the configuration again. Invariant: either all of the new one counts, or the old one stays as it was.
 use super::notify;
 use crate::app::App;
+use crate::args::Args;
 use crate::config::Config;
+use crate::ipc::Tokens;
 use crate::models::available_memory;
 
 /// Reads the configuration again, and tells systemd. The names of settings that changed and wait for a restart, or what is
@@ -9,12 +11,18 @@ use crate::models::available_memory;
 pub async fn reload(app: &App) -> Result<Vec<&'static str>, String> {
     let _one = app.reloading.lock().await;
     notify::reloading();
-    let args = app.args.clone();
-    let reading = tokio::task::spawn_blocking(move || args.settings().map_err(|error| error.to_string()));
+    let (args, old) = (app.args.clone(), app.config());
+    let reading = tokio::task::spawn_blocking(move || read(&args, &old));
     let read = reading
         .await
         .unwrap_or_else(|_| Err("reading it broke off; the journal has the details".to_owned()));
-    let result = read.map(|settings| apply(app, settings.config));
+    let result = read.map(|(config, tokens)| {
+        if let Some(tokens) = tokens {
+            tracing::info!("tokens: {}", tokens.in_words());
+            app.set_tokens(tokens);
+        }
+        apply(app, config)
+    });
     match &result {
         Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration was read again"),
         Ok(waiting) => tracing::warn!(
@@ -29,6 +37,16 @@ pub async fn reload(app: &App) -> Result<Vec<&'static str>, String> {
         .map(|error| error.lines().next().unwrap_or_default());
     notify::reloaded(app, first_line);
     result
+}
+
+/// The files as they are now: the configuration and, where there is a TCP door, who may come in by it.
+fn read(args: &Args, old: &Config) -> Result<(Config, Option<Tokens>), String> {
+    let config = args.settings().map_err(|error| error.to_string())?.config;
+    let tokens = match old.tcp.listen.is_empty() {
+        true => None,
+        false => Some(Tokens::read(&config.tcp.tokens).map_err(|error| error.to_string())?),
+    };
+    Ok((config, tokens))
 }
 
 fn apply(app: &App, mut new: Config) -> Vec<&'static str> {
@@ -65,6 +83,7 @@ fn keep_fixed(old: &Config, new: &mut Config) -> Vec<&'static str> {
         limits.queue_max,
         limits.sequences_max,
         limits.stall,
+        tcp.listen,
         dbus.bus,
     );
     waiting
