@@ -266,11 +266,12 @@ impl Runner {
             }
             Part::Logits(from) => self.head(lane, from, slices, on_logits),
         };
+        let logits = matches!(self.next_part(lane), Part::Logits(_));
         self.beats.fetch_add(1, Ordering::Relaxed);
         let batch = &mut self.lanes[lane as usize];
         if over {
             batch.clear();
-        } else {
+        } else if !logits {
             batch.pass();
         }
         over
@@ -334,18 +335,18 @@ impl Runner {
         kernels::multiply(pool, &b.input, &mut [residual(&layer.down, x)]);
     }
 
-    /// Logits of a tile of the wanted tokens, of which `done` are through. True if these were the last.
+    /// Logits of a tile of the wanted tokens, of which none is among the first `from` any more. True if these were the last.
     fn head(
         &mut self,
         lane: Lane,
-        done: usize,
+        from: usize,
         slices: &[Slice<'_>],
         on_logits: &mut dyn FnMut(usize, usize, &mut [f32]),
     ) -> bool {
         let hidden = self.model.config().hidden;
         let (x, _) = self.lanes[lane as usize].parts();
         let mut rows = [(0usize, 0usize); LOGIT_ROWS];
-        let (mut wanted, mut first) = (0, 0);
+        let (mut count, mut first, mut said, mut more) = (0, 0, from, false);
         for (index, slice) in slices.iter().enumerate() {
             let tokens = slice.tokens.len();
             let own = match slice.logits {
@@ -354,19 +355,24 @@ impl Runner {
                 Logits::All => 0..tokens,
             };
             for at in own {
-                if (done..done + LOGIT_ROWS).contains(&wanted) {
-                    let state = &x[(first + at) * hidden..(first + at + 1) * hidden];
-                    let slot = wanted - done;
-                    self.buffers.states[slot * hidden..(slot + 1) * hidden].copy_from_slice(state);
-                    rows[slot] = (index, at);
+                let token = first + at;
+                if token < from {
+                    continue;
                 }
-                wanted += 1;
+                if count == LOGIT_ROWS {
+                    more = true;
+                    break;
+                }
+                let state = &x[token * hidden..(token + 1) * hidden];
+                self.buffers.states[count * hidden..(count + 1) * hidden].copy_from_slice(state);
+                rows[count] = (index, at);
+                (count, said) = (count + 1, token + 1);
             }
             first += tokens;
         }
-        let count = wanted.saturating_sub(done).min(LOGIT_ROWS);
+        self.lanes[lane as usize].say(said);
         self.logits(&rows[..count], on_logits);
-        done + count >= wanted
+        !more
     }
 
     /// Logits of the gathered states. All have the arithmetic of generated tokens here, whatever their role: they are

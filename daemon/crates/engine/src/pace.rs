@@ -17,6 +17,8 @@ const LAYER_SHARE: f32 = 0.6;
 const CARRY: f32 = 0.12;
 /// Least time of the parts, as a share of the step's, however slow steps have become.
 const SHARE_MIN: f32 = 0.25;
+/// A step that took longer than so many quiet ones was stopped, by a debugger or a suspend, say.
+const STALL: f32 = 4.0;
 /// What a part costs beside its tokens, in tokens: weights are brought into the form that products want.
 const FIXED_TOKENS: f32 = 48.0;
 /// Tokens of a chunk between answers before anything was measured.
@@ -81,7 +83,8 @@ impl Pace {
             return ALONE;
         }
         let quiet = self.quiet(answering).unwrap_or(step);
-        let left = (quiet * STRETCH - step).max(step * SHARE_MIN);
+        // A step that was stopped for seconds says nothing about how long others may wait.
+        let left = (quiet * STRETCH - step).max(step.min(quiet * STALL) * SHARE_MIN);
         left + self.carry.clamp(-quiet * CARRY, quiet * CARRY)
     }
 
@@ -105,8 +108,10 @@ impl Pace {
 
     /// Takes in what a step with so many tokens of answers took.
     pub fn observe_step(&mut self, answering: usize, seconds: f32) {
+        let quiet = &mut self.quiet[answering.min(SEQUENCES_MAX)];
         if seconds.is_finite() {
-            follow(&mut self.quiet[answering.min(SEQUENCES_MAX)], seconds);
+            let most = if *quiet > 0.0 { *quiet * STALL } else { seconds };
+            follow(quiet, seconds.min(most));
         }
     }
 
@@ -252,7 +257,8 @@ mod tests {
             "64 tokens were tried at once"
         );
         assert_eq!(pace.chunk(Lane::Long, 4, 512), KV_BLOCK);
-        assert!(pace.allowance(4, 1.0) > 0.1, "however slow the steps are");
+        let slow = pace.allowance(4, 4.0 * quiet);
+        assert!(slow >= quiet * 0.8, "however slow the steps are: {slow}");
     }
 
     #[test]
@@ -265,6 +271,14 @@ mod tests {
         assert!((0.019..0.030).contains(&quiet), "{quiet}");
         assert_eq!((pace.quiet(7), pace.quiet(1)), (Some(quiet), Some(quiet)));
         assert_eq!(Pace::new().quiet(1), None);
+    }
+
+    #[test]
+    fn a_step_that_was_stopped_for_seconds_buys_no_time_for_prompts() {
+        let mut pace = quiet_pace(0.02);
+        pace.observe_step(4, 10.0);
+        assert!(pace.quiet(4).unwrap() < 0.03);
+        assert!(pace.allowance(4, 10.0) < 0.04, "{}", pace.allowance(4, 10.0));
     }
 
     #[test]

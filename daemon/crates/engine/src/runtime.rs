@@ -31,6 +31,8 @@ pub struct Runtime {
     shares: Shares,
     pace: Pace,
     readers: Vec<Reader>,
+    /// Turns since the long lane had one.
+    passed_over: u32,
     row_cost: RowCost,
     /// What speculation came to since it was last asked for.
     tally: Tally,
@@ -70,6 +72,7 @@ impl Runtime {
             shares: Shares::default(),
             pace: Pace::new(),
             readers: Vec::with_capacity(options.sequences_max),
+            passed_over: 0,
             row_cost: RowCost::default(),
             tally: Tally::default(),
             options: options.clone(),
@@ -279,11 +282,15 @@ impl Runtime {
 
     /// Takes the blocks of one that runs; what they hold is kept as long as the room is not needed.
     fn park(&mut self, at: usize, now: Instant) {
-        self.leave(at);
+        let in_chunk = self.leave(at);
         let sequence = &mut self.running[at];
         keep(&mut self.runner, sequence);
         sequence.rest();
-        (sequence.parked, sequence.queued) = (true, now);
+        sequence.parked = true;
+        // Who loses a chunk for it keeps its age, so that it cannot happen for ever.
+        if !in_chunk {
+            sequence.queued = now;
+        }
     }
 
     fn queue_parked(&mut self) {

@@ -235,6 +235,9 @@ impl Sequence {
     pub fn rest(&mut self) {
         self.undraft(self.drafts);
         (self.cached, self.planned) = (0, 0);
+        // Heard anew with the tokens. What was chosen stays: it is said once, and a second choice would take other random
+        // numbers.
+        self.voice.heard.clear();
         if let Some(speculation) = &mut self.speculation {
             speculation.rest();
         }
@@ -468,7 +471,8 @@ impl Voice {
     pub fn hear(&mut self, position: usize, tokens: &[u32], logits: &mut [f32], candidates: &mut Candidates) {
         let next = position + 1;
         if next >= self.known {
-            if self.sampler.params().max_tokens == 0 || self.silent {
+            let heard = self.lost || self.chosen.len() > next - self.known;
+            if self.sampler.params().max_tokens == 0 || self.silent || heard {
                 return;
             }
             // As without drafts, each token is chosen once, after the tokens before it: random numbers stay in step.

@@ -1,7 +1,6 @@
 //! Tokens on their way through the layers of a model. Invariant: what is kept of a token between two parts depends on that
 //! token alone, so others may leave the batch meanwhile.
 use super::{Part, Slice, zeroed};
-use crate::options::LOGIT_ROWS;
 use hyprstream_kernels::{MatrixRef, RopeLayout, Rotation, decode_row};
 use hyprstream_model::Config;
 use std::ops::Range;
@@ -9,8 +8,10 @@ use std::ops::Range;
 pub struct Batch {
     tokens_max: usize,
     tokens: usize,
-    /// Parts that are computed.
+    /// Parts that are computed, up to the last layer.
     passed: usize,
+    /// Tokens whose logits are through or not wanted: the first ones.
+    said: usize,
     hidden: usize,
     /// Pairs of values that a position turns.
     pairs: usize,
@@ -29,6 +30,7 @@ impl Batch {
             tokens_max,
             tokens: 0,
             passed: 0,
+            said: 0,
             hidden,
             pairs,
             layout: config.rope.layout,
@@ -53,20 +55,25 @@ impl Batch {
         match (layer.checked_sub(layers), half) {
             (None, 0) => Part::Attention(layer),
             (None, _) => Part::FeedForward(layer),
-            (Some(_), _) => Part::Logits((self.passed - 2 * layers) * LOGIT_ROWS),
+            (Some(_), _) => Part::Logits(self.said),
         }
     }
 
-    /// Counts a part as computed.
+    /// Counts half a layer as computed.
     pub fn pass(&mut self) {
         self.passed += 1;
+    }
+
+    /// Counts the logits of the first `tokens` tokens as through.
+    pub fn say(&mut self, tokens: usize) {
+        self.said = tokens;
     }
 
     /// Puts the tokens of these slices in place of what was there.
     pub fn begin(&mut self, slices: &[Slice<'_>], embed: MatrixRef<'_>, frequencies: &[f32], scale: f32) {
         let tokens: usize = slices.iter().map(|s| s.tokens.len()).sum();
         assert!(tokens <= self.tokens_max, "the batch is too large");
-        (self.tokens, self.passed) = (tokens, 0);
+        (self.tokens, self.passed, self.said) = (tokens, 0, 0);
         let ids = slices.iter().flat_map(|s| s.tokens);
         for (row, &token) in self.x.chunks_exact_mut(self.hidden).zip(ids) {
             decode_row(embed.format, embed.row(token as usize), row);
@@ -115,6 +122,7 @@ impl Batch {
         close(&mut self.cos, self.pairs);
         close(&mut self.sin, self.pairs);
         self.tokens -= end - start;
+        self.said -= self.said.min(end).saturating_sub(start);
     }
 
     pub fn clear(&mut self) {

@@ -7,6 +7,9 @@ use crate::sequence::Sequence;
 use crate::shares::{Reader, deal, turn};
 use std::time::Instant;
 
+/// How many turns in a row the short lane may have while a chunk waits in the long one.
+const PASSED_OVER_MAX: u32 = 8;
+
 impl Runtime {
     /// Begins a chunk in each lane that is free. What is left of a prompt goes to the short lane only if that takes all
     /// of it, and only while a chunk is under way: else it would make a small chunk where a large one is cheaper.
@@ -40,31 +43,38 @@ impl Runtime {
         self.readers = readers;
     }
 
-    /// The lane whose turn it is: that with the sequence that would be dealt to first.
+    /// The lane whose turn it is: that with the sequence that would be dealt to first, or the long one where it waited
+    /// for so long that all behind it would starve.
     pub(super) fn next_lane(&self) -> Option<Lane> {
+        if self.passed_over >= PASSED_OVER_MAX && self.running.iter().any(|s| s.is_in(Lane::Long)) {
+            return Some(Lane::Long);
+        }
         let readers = self.running.iter().enumerate();
         let readers = readers.filter(|(_, s)| s.planned > 0 && s.lane != Lane::Step);
         let next = readers.min_by_key(|(at, s)| turn(&reader(*at, s), &self.shares));
         next.map(|(_, s)| s.lane)
     }
 
-    /// Takes the tokens of the sequence at `at` out of the chunk that it is in.
-    pub(super) fn leave(&mut self, at: usize) {
+    /// Takes the tokens of the sequence at `at` out of the chunk that it is in; whether one was under way.
+    pub(super) fn leave(&mut self, at: usize) -> bool {
         let sequence = &self.running[at];
         let (lane, tokens, prefill) = (sequence.lane, sequence.planned, sequence.is_prefill());
-        if tokens > 0 && self.runner.tokens(lane) > 0 {
+        let in_chunk = tokens > 0 && self.runner.tokens(lane) > 0;
+        if in_chunk {
             let before =
                 |(other, s): &(usize, &Sequence)| s.is_in(lane) && (s.is_prefill(), *other) < (prefill, at);
             let before = self.running.iter().enumerate().filter(before);
             let first: usize = before.map(|(_, s)| s.planned).sum();
             self.runner.leave(lane, first..first + tokens);
         }
+        in_chunk && lane != Lane::Step
     }
 
     /// Computes parts of chunks for as long as the answers, whose step took so many seconds, can wait.
     pub(super) fn read(&mut self, answering: usize, step: f32, ended: &mut dyn FnMut(&Sequence)) {
         let mut left = self.pace.allowance(answering, step);
         let mut first = true;
+        self.passed_over = self.passed_over.saturating_add(1);
         while let Some(lane) = self.next_lane() {
             let (part, tokens) = self.next_part(lane);
             if !first && self.pace.cost(lane, part, tokens) > left {
@@ -72,6 +82,9 @@ impl Runtime {
             }
             let started = Instant::now();
             let over = self.compute(lane);
+            if lane == Lane::Long {
+                self.passed_over = 0;
+            }
             let seconds = started.elapsed().as_secs_f32();
             self.pace.observe_part(lane, part, tokens, seconds);
             (left, first) = (left - seconds, false);

@@ -38,6 +38,15 @@ impl Asked {
         items.iter().filter_map(token).collect()
     }
 
+    fn scores(&self) -> Vec<(Option<u32>, Option<f32>)> {
+        let items = self.items.lock().unwrap();
+        let score = |item: &Result<Event, _>| match item {
+            Ok(Event::Prompt(token)) => Some((token.token, token.logprob)),
+            _ => None,
+        };
+        items.iter().filter_map(score).collect()
+    }
+
     fn is_over(&self) -> bool {
         matches!(
             self.items.lock().unwrap().last(),
@@ -65,6 +74,20 @@ fn ask(runtime: &mut Runtime, uid: u32, tokens: Vec<u32>, max_tokens: u32) -> As
         temperature: Some(0.0),
         ..Sampling::default()
     };
+    ask_for(runtime, uid, tokens, &wanted, false)
+}
+
+/// Asks for the log-probabilities of these tokens.
+fn score(runtime: &mut Runtime, tokens: Vec<u32>) -> Asked {
+    let wanted = Sampling {
+        max_tokens: Some(0),
+        logprobs: Some(1),
+        ..Sampling::default()
+    };
+    ask_for(runtime, 1, tokens, &wanted, true)
+}
+
+fn ask_for(runtime: &mut Runtime, uid: u32, tokens: Vec<u32>, wanted: &Sampling, echo: bool) -> Asked {
     let asked = Asked {
         items: Items::default(),
         progress: Arc::new(Progress::new()),
@@ -75,8 +98,8 @@ fn ask(runtime: &mut Runtime, uid: u32, tokens: Vec<u32>, max_tokens: u32) -> As
         priority: Priority::default(),
         model: runtime.model().clone(),
         tokens,
-        sampling: SamplingParams::resolve(&wanted, &Sampling::default()).unwrap(),
-        echo: false,
+        sampling: SamplingParams::resolve(wanted, &Sampling::default()).unwrap(),
+        echo,
         progress: asked.progress.clone(),
         sink: Box::new(Inbox(asked.items.clone())),
     });
@@ -196,4 +219,73 @@ fn a_short_prompt_goes_beside_a_chunk_under_way() {
     assert!(steps.count() < 10, "two layers and logits are five parts");
     assert!(!long.is_over());
     step_until_over(&mut runtime, &long);
+}
+
+/// Steps until some of the logits that a chunk wants are through, and others are not.
+fn step_into_logits(runtime: &mut Runtime) {
+    for _ in 0..100 {
+        step(runtime);
+        let under_way = runtime.runner.tokens(Lane::Long) > 0;
+        if under_way && matches!(runtime.runner.next_part(Lane::Long), Part::Logits(said) if said > 0) {
+            return;
+        }
+    }
+    panic!("no chunk wants more than a tile of logits");
+}
+
+fn park(runtime: &mut Runtime, at: usize) {
+    runtime.park(at, Instant::now());
+    runtime.queue_parked();
+}
+
+#[test]
+fn who_leaves_between_two_tiles_of_logits_takes_none_of_the_others() {
+    let mut alone = runtime();
+    let expected = ask(&mut alone, 2, text(2, 30), 5);
+    step_until_over(&mut alone, &expected);
+    let mut runtime = runtime();
+    let scored = score(&mut runtime, text(1, 60));
+    let other = ask(&mut runtime, 2, text(2, 30), 5);
+    step_into_logits(&mut runtime);
+    scored.progress.cancel();
+    step_until_over(&mut runtime, &other);
+    assert_eq!(other.tokens().len(), 5);
+    assert_eq!(other.tokens(), expected.tokens());
+}
+
+#[test]
+fn who_is_parked_after_it_was_heard_says_its_token_once() {
+    let mut alone = runtime();
+    let expected = ask(&mut alone, 1, text(2, 30), 5);
+    step_until_over(&mut alone, &expected);
+    let mut runtime = runtime();
+    let other = ask(&mut runtime, 1, text(2, 30), 5);
+    let scored = score(&mut runtime, text(1, 60));
+    step_into_logits(&mut runtime);
+    park(&mut runtime, 0);
+    step_until_over(&mut runtime, &other);
+    step_until_over(&mut runtime, &scored);
+    assert_eq!(other.tokens(), expected.tokens());
+    // What it left in the cache is right as well.
+    let again = ask(&mut runtime, 1, text(2, 30), 5);
+    step_until_over(&mut runtime, &again);
+    assert_eq!(again.tokens(), expected.tokens());
+}
+
+#[test]
+fn scores_of_who_is_parked_between_its_tiles_come_once_and_in_order() {
+    let mut alone = runtime();
+    let expected = score(&mut alone, text(1, 60));
+    step_until_over(&mut alone, &expected);
+    assert_eq!(
+        expected.scores().len(),
+        60,
+        "one for each token, the first without a number"
+    );
+    let mut runtime = runtime();
+    let scored = score(&mut runtime, text(1, 60));
+    step_into_logits(&mut runtime);
+    park(&mut runtime, 0);
+    step_until_over(&mut runtime, &scored);
+    assert_eq!(scored.scores(), expected.scores());
 }
