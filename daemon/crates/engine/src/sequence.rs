@@ -244,6 +244,12 @@ impl Sequence {
         self.progress.set_state(JobState::Queued);
     }
 
+    /// Whether a token was chosen that is not said yet.
+    #[cfg(test)]
+    pub fn is_heard(&self) -> bool {
+        !self.voice.chosen.is_empty()
+    }
+
     /// What speculation came to so far.
     pub fn tally(&self) -> Tally {
         self.tally
