@@ -1,7 +1,7 @@
 //! Puts models into the models folder and takes them out. Invariant: a model appears there whole and checked, by a rename
 //! that overwrites nothing, and what did not get so far leaves no file behind.
 use crate::app::App;
-use crate::catalog::{Entry, Identity, model_name};
+use crate::catalog::{Entry, Identity, Unresolved, model_name, parts_of};
 use crate::errors::Failure;
 use crate::jobs::{Ending, Running};
 use crate::order::Asker;
@@ -209,6 +209,16 @@ pub async fn listed(app: &App, name: &str, there: bool) {
     let _ = tokio::time::timeout(LISTED_MAX, seen).await;
 }
 
+/// The model of exactly this name. A start of it would do to ask it, but who deletes `a` twice does not mean `a-large`.
+pub fn named(app: &App, name: &str) -> Result<Arc<Entry>, Failure> {
+    let entry = app.entry(Some(name))?;
+    if entry.name == name {
+        return Ok(entry);
+    }
+    let (wanted, near) = (name.to_owned(), vec![entry.name.clone()]);
+    Err(Unresolved::Unknown { wanted, near }.into())
+}
+
 /// Removes a model's files, and gives their bytes. Requests that run with it go on to their end.
 pub async fn delete(app: &App, entry: &Arc<Entry>) -> Result<u64, Failure> {
     if entry.starter {
@@ -242,25 +252,31 @@ fn remove(entry: &Entry) -> io::Result<()> {
     // Of a link, the link goes, and not what it leads to.
     if !metadata.is_dir() {
         if metadata.is_file() && Identity::of_file(&metadata) != entry.identity {
-            return Err(io::Error::other("it was changed just now; look at it again"));
+            return Err(changed_now());
         }
         fs::remove_file(&entry.path)?;
         sync_folder_of(&entry.path);
         return Ok(());
     }
+    let (parts, identity) = parts_of(&entry.path)?;
+    if identity != entry.identity {
+        return Err(changed_now());
+    }
     // Without this one it is no model any more, whatever happens to the others.
-    fs::remove_file(entry.path.join("config.json"))?;
-    for item in fs::read_dir(&entry.path)? {
-        let item = item?;
-        if !item.file_type()?.is_dir() {
-            fs::remove_file(item.path())?;
-        }
+    let first = entry.path.join("config.json");
+    fs::remove_file(&first)?;
+    for part in parts.iter().filter(|part| **part != first) {
+        fs::remove_file(part)?;
     }
     match fs::remove_dir(&entry.path) {
-        // Other models lie below it.
+        // Other models lie in it or below it, or files that are nobody's model.
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
         other => other,
     }
+}
+
+fn changed_now() -> io::Error {
+    io::Error::other("it was changed just now; look at it again")
 }
 
 /// The name under which a model can be installed.
@@ -357,6 +373,46 @@ mod tests {
         }
         let part = part_of(Path::new("/m/a/b.gguf"), "12/ab").unwrap();
         assert_eq!(part, Path::new("/m/a/.12ab-b.gguf.part"));
+    }
+
+    #[test]
+    fn of_a_folder_only_the_files_of_its_model_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m");
+        fs::create_dir(&path).unwrap();
+        for name in [
+            "config.json",
+            "model.safetensors",
+            "other.gguf",
+            "notes.txt",
+            ".7-b.gguf.part",
+        ] {
+            fs::write(path.join(name), name).unwrap();
+        }
+        let mut entry = Entry {
+            name: "m".into(),
+            path: path.clone(),
+            files: Vec::new(),
+            identity: Identity([0; 32]),
+            bytes: 0,
+            modified: std::time::SystemTime::UNIX_EPOCH,
+            starter: false,
+            content: crate::catalog::Content::Broken(String::new()),
+            digest: None,
+        };
+        assert!(
+            remove(&entry).is_err(),
+            "another content than the one that was meant"
+        );
+        assert!(path.join("config.json").exists());
+        entry.identity = parts_of(&path).unwrap().1;
+        remove(&entry).unwrap();
+        let mut left: Vec<_> = fs::read_dir(&path)
+            .unwrap()
+            .map(|item| item.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, [".7-b.gguf.part", "notes.txt", "other.gguf"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ usage: bus_caller.py ADDRESS
   {"call": [path, interface, method, signature, [arguments]], "timeout": seconds, "to": name}
       -> {"ok": [...]} or {"error": name, "message": text}; a descriptor in a result is {"fd": number}
       an argument {"file": path} is that file, open for reading; {"pipe": true} is a pipe's end
+  {"signals": [path, interface, member, signature, [arguments]], "count": n}  that many signals to the daemon alone
   {"send": [...]}       the same without waiting for the answer -> {"ok": []}
   {"flood": [...], "count": n}   n calls at once -> {"ok": {error name or "ok": how many}}
   {"crowd": [...], "count": n}   the same from n connections -> likewise
@@ -81,6 +82,15 @@ def outcome(bus, command):
         return {"ok": []}
     if "flood" in command:
         return {"ok": flood(bus, command["flood"], command["count"], to, timeout)}
+    if "signals" in command:
+        path, interface, member, signature, arguments = command["signals"]
+        for _ in range(command["count"]):
+            built = dbus.lowlevel.SignalMessage(path, interface, member)
+            built.set_destination(to)
+            built.append(*arguments, signature=signature)
+            bus.send_message(built)
+        bus.flush()
+        return {"ok": []}
     if "crowd" in command:
         return {"ok": crowd(command["crowd"], command["count"], to, timeout)}
     if "read" in command:

@@ -11,7 +11,7 @@ mod watch;
 
 pub use entry::{Content, Entry, Identity};
 pub use names::{Unresolved, from_path as model_name, resolve};
-pub use scan::Root;
+pub use scan::{Root, parts_of};
 
 use inbox::Inbox;
 use std::collections::BTreeMap;

@@ -287,6 +287,28 @@ fn ends_with(path: &Path, end: &str) -> bool {
     tail.is_some_and(|tail| tail.eq_ignore_ascii_case(end.as_bytes()))
 }
 
+/// The files of the model that a folder is, and which content they are.
+pub fn parts_of(folder: &Path) -> std::io::Result<(Vec<PathBuf>, Identity)> {
+    let mut parts = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(b".") || !is_part(&path) {
+            continue;
+        }
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => parts.push((path, Identity::of_file(&metadata))),
+            _ => {}
+        }
+    }
+    parts.sort_by(|a, b| a.0.cmp(&b.0));
+    let named = parts
+        .iter()
+        .filter_map(|(path, identity)| Some((path.file_name()?.to_str()?, *identity)));
+    let identity = Identity::of_folder(named);
+    Ok((parts.into_iter().map(|(path, _)| path).collect(), identity))
+}
+
 /// Files whose change makes a folder another model.
 fn is_part(path: &Path) -> bool {
     [".safetensors", ".json", ".jinja", ".model"]

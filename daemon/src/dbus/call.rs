@@ -2,11 +2,16 @@
 use super::Door;
 use super::clients::{Client, Weight};
 use super::refusal::Refusal;
+use crate::errors::Failure;
+use hyprstream_protocol::ErrorCode;
 use serde::Serialize;
 use std::sync::Arc;
 use zbus::message::Flags;
 use zbus::wire::DynamicDeserialize;
 use zbus::{DynamicType, Message};
+
+/// Options of one call.
+const OPTIONS_BYTES_MAX: usize = 256 << 10;
 
 /// A call that came over the bus.
 pub struct Call {
@@ -55,6 +60,30 @@ impl Call {
             return Err(wrong());
         }
         body.deserialize::<T>().map(read).map_err(|_| wrong())
+    }
+
+    /// Its bytes as they came.
+    pub fn bytes(&self) -> usize {
+        self.message.data().bytes().len()
+    }
+
+    /// Refuses options that are too large before anything of them is read: each byte of theirs may become a value of its
+    /// own, a hundred times its size. `before` is the signature of what comes before them.
+    pub fn small_options<T>(&self, before: &str) -> Result<(), Failure>
+    where
+        T: for<'a> serde::Deserialize<'a>,
+    {
+        let body = self.message.body();
+        let read = body.data().deserialize_for_signature::<_, T>(before);
+        // What cannot be read is refused where all of it is.
+        let bytes = read.map_or(0, |(_, read)| body.len().saturating_sub(read));
+        match bytes > OPTIONS_BYTES_MAX {
+            false => Ok(()),
+            true => {
+                let message = format!("the options have {OPTIONS_BYTES_MAX} bytes at most");
+                Err(Failure::new(ErrorCode::TooLarge, message))
+            }
+        }
     }
 
     /// Refuses arguments where there should be none.

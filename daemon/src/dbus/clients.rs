@@ -19,6 +19,8 @@ const AT_WORK_MAX: usize = 64;
 const PER_USER_MAX: usize = 64;
 /// Callers that are remembered; the bus has fewer in all.
 const CLIENTS_MAX: usize = 4096;
+/// Descriptors of one caller's calls that wait or are at work.
+const FILES_MAX: usize = 4;
 /// After how long a caller that is refused for its many calls may try again.
 const RETRY_MS: u64 = 500;
 
@@ -28,8 +30,10 @@ pub struct Client {
     pub name: String,
     /// Whose it is.
     pub uid: u32,
-    /// Its user holds more connections than one may: work is answered `Busy`.
-    crowded: bool,
+    /// It came when its user held more connections than one may: while that is so, work is answered `Busy`.
+    late: bool,
+    /// How many connections its user holds, this one among them.
+    held: Arc<AtomicUsize>,
     /// It left the bus.
     gone: AtomicBool,
     at_work: Arc<Semaphore>,
@@ -43,7 +47,7 @@ impl Client {
 
     /// The right to one more call at work.
     pub fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        if self.crowded {
+        if self.late && self.held.load(Ordering::Acquire) > PER_USER_MAX {
             let message = format!(
                 "you hold more than {PER_USER_MAX} connections to the bus that call the daemon; close some"
             );
@@ -56,21 +60,30 @@ impl Client {
     }
 }
 
-/// The bytes of a call, counted until it is answered.
+/// The bytes and descriptors of a call, counted until it is answered.
 pub struct Weight {
-    held: Arc<AtomicUsize>,
+    held: Arc<Held>,
     bytes: usize,
+    files: usize,
+}
+
+/// What one caller's calls hold in all.
+#[derive(Default)]
+struct Held {
+    bytes: AtomicUsize,
+    files: AtomicUsize,
 }
 
 impl Drop for Weight {
     fn drop(&mut self) {
-        self.held.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.held.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.held.files.fetch_sub(self.files, Ordering::AcqRel);
     }
 }
 
 struct Waiting {
     calls: mpsc::Sender<(Message, Weight)>,
-    held: Arc<AtomicUsize>,
+    held: Arc<Held>,
 }
 
 /// Everybody who called and is still on the bus.
@@ -78,7 +91,7 @@ struct Waiting {
 pub struct Clients {
     table: Mutex<HashMap<String, Waiting>>,
     /// Callers by user.
-    users: Mutex<HashMap<u32, usize>>,
+    users: Mutex<HashMap<u32, Arc<AtomicUsize>>>,
     /// How many are followed; the bus is asked for news of those who leave only while there are any.
     followed: tokio::sync::Mutex<usize>,
 }
@@ -95,22 +108,21 @@ impl Clients {
         self.table().remove(name);
     }
 
-    /// One more caller of a user; how many there are.
-    fn enter(&self, uid: u32) -> usize {
+    /// One more caller of a user; the count of them.
+    fn enter(&self, uid: u32) -> Arc<AtomicUsize> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         let held = users.entry(uid).or_default();
-        *held = held.saturating_add(1);
-        *held
+        held.fetch_add(1, Ordering::AcqRel);
+        Arc::clone(held)
     }
 
     /// One less.
     fn leave(&self, uid: u32) {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = users.get_mut(&uid) {
-            *held = held.saturating_sub(1);
-            if *held == 0 {
-                users.remove(&uid);
-            }
+        if let Some(held) = users.get(&uid)
+            && held.fetch_sub(1, Ordering::AcqRel) == 1
+        {
+            users.remove(&uid);
         }
     }
 
@@ -139,6 +151,11 @@ fn enqueue(door: &Arc<Door>, sender: String, message: Message) -> Result<(), (Me
         let what = format!("the call is larger than {bytes_max} bytes ([http] body_max); send less at once");
         return Err((message, Failure::new(ErrorCode::TooLarge, what)));
     }
+    let files = message.data().fds().len();
+    if files > files_of(&message) {
+        let what = "the call brings a file that it does not take; only Install takes one";
+        return Err((message, Failure::new(ErrorCode::BadRequest, what)));
+    }
     let mut table = door.clients.table();
     if !table.contains_key(&sender) {
         if table.len() >= CLIENTS_MAX {
@@ -155,9 +172,11 @@ fn enqueue(door: &Arc<Door>, sender: String, message: Message) -> Result<(), (Me
     let weight = Weight {
         held: Arc::clone(&waiting.held),
         bytes,
+        files,
     };
-    let held = waiting.held.fetch_add(bytes, Ordering::AcqRel);
-    if held.saturating_add(bytes) > bytes_max {
+    let held = waiting.held.bytes.fetch_add(bytes, Ordering::AcqRel);
+    let held_files = waiting.held.files.fetch_add(files, Ordering::AcqRel);
+    if held.saturating_add(bytes) > bytes_max || held_files.saturating_add(files) > FILES_MAX {
         return Err((message, too_many()));
     }
     match waiting.calls.try_send((message, weight)) {
@@ -166,6 +185,12 @@ fn enqueue(door: &Arc<Door>, sender: String, message: Message) -> Result<(), (Me
             mpsc::error::TrySendError::Full((message, _)) | mpsc::error::TrySendError::Closed((message, _)),
         ) => Err((message, too_many())),
     }
+}
+
+/// How many descriptors a call may bring.
+fn files_of(message: &Message) -> usize {
+    let header = message.header();
+    usize::from(header.member().is_some_and(|member| member.as_str() == "Install"))
 }
 
 fn too_many() -> Failure {
@@ -177,10 +202,12 @@ fn too_many() -> Failure {
 async fn attend(door: Arc<Door>, name: String, mut queue: mpsc::Receiver<(Message, Weight)>) {
     follow(&door).await;
     if let Some(uid) = uid_of(&door, &name).await {
+        let held = door.clients.enter(uid);
         let client = Arc::new(Client {
             name: name.clone(),
             uid,
-            crowded: door.clients.enter(uid) > PER_USER_MAX,
+            late: held.load(Ordering::Acquire) > PER_USER_MAX,
+            held,
             gone: AtomicBool::new(false),
             at_work: Arc::new(Semaphore::new(AT_WORK_MAX)),
         });

@@ -9,10 +9,13 @@ use crate::authority::Action;
 use crate::errors::Failure;
 use crate::install::{self, Incoming, Source};
 use crate::order;
-use hyprstream_protocol::{ChatRequest, GenerateRequest, LoadRequest};
+use hyprstream_protocol::{ChatRequest, ErrorCode, GenerateRequest, LoadRequest};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use zbus::{Fd, ObjectPath, OwnedFd, Variant};
+
+/// Messages of one talk.
+const TURNS_MAX: usize = 8192;
 
 impl Door {
     /// What the daemon shows of itself.
@@ -52,7 +55,7 @@ pub async fn method(call: &Call) -> Result<(), Refusal> {
 }
 
 /// Refuses what the caller may not do.
-async fn allow(call: &Call, action: Action) -> Result<(), Failure> {
+pub async fn allow(call: &Call, action: Action) -> Result<(), Failure> {
     let Some(subject) = call.door.subject(&call.client) else {
         return Ok(());
     };
@@ -61,8 +64,9 @@ async fn allow(call: &Call, action: Action) -> Result<(), Failure> {
 }
 
 async fn generate(call: &Call) -> Result<(), Refusal> {
-    let (model, prompt, given) = call.args("ssa{sv}", |args: (String, String, Given)| args)?;
     allow(call, Action::Use).await?;
+    call.small_options::<(String, String)>("(ss)")?;
+    let (model, prompt, given) = call.args("ssa{sv}", |args: (String, String, Given)| args)?;
     let options = Options::read(given)?.no_session()?;
     let format = options.format;
     let request: GenerateRequest = options.request(&model, [("prompt", Value::String(prompt))])?;
@@ -88,8 +92,13 @@ async fn complete(call: &Call) -> Result<(), Refusal> {
 
 async fn talk(call: &Call) -> Result<(super::pipe::Format, ChatRequest), Refusal> {
     type Args = (String, Vec<(String, String)>, Given);
-    let (model, turns, given) = call.args("sa(ss)a{sv}", |args: Args| args)?;
     allow(call, Action::Use).await?;
+    call.small_options::<(String, Vec<(String, String)>)>("(sa(ss))")?;
+    let (model, turns, given) = call.args("sa(ss)a{sv}", |args: Args| args)?;
+    if turns.len() > TURNS_MAX {
+        let message = format!("a talk has {TURNS_MAX} messages at most");
+        return Err(Failure::new(ErrorCode::TooLarge, message).into());
+    }
     let options = Options::read(given)?.no_session()?;
     let format = options.format;
     let messages = turns
@@ -170,7 +179,7 @@ async fn delete(call: &Call) -> Result<(), Refusal> {
     allow(call, Action::Install).await?;
     let app = Arc::clone(&call.door.app);
     app.admit()?;
-    let entry = app.entry(Some(&model))?;
+    let entry = install::named(&app, &model)?;
     let job = enter(call, "delete", &entry.name).await?;
     call.reply(&ObjectPath::from_str_unchecked(&job.path)).await;
     let end = install::delete(&app, &entry).await;

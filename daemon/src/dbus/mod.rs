@@ -111,6 +111,7 @@ pub struct Door {
     pub bus: Connection,
     kind: Bus,
     clients: Clients,
+    logind: sleep::Logind,
     objects: Mutex<Objects>,
 }
 
@@ -118,6 +119,8 @@ pub struct Door {
 enum Closed {
     /// The bus is gone.
     Lost,
+    /// The name did not become ours.
+    Unnamed(OpenError),
     /// The daemon ends.
     Ending,
 }
@@ -131,18 +134,22 @@ pub async fn serve(app: Arc<App>, kind: Bus) {
             opened = open(&app, kind) => opened,
             () = app.reached(Phase::Ending) => return,
         };
-        match opened {
+        let closed = match opened {
             Ok((door, messages)) => {
-                tracing::info!("on the {} as {DAEMON}", kind.in_words());
-                (back, warned) = (BACK_FIRST, false);
                 let closed = door.serve(messages).await;
                 door.close().await;
-                match closed {
-                    Closed::Ending => return,
-                    Closed::Lost => tracing::warn!("the {} is gone; looking for it again", kind.in_words()),
-                }
+                closed
             }
-            Err(error) => {
+            Err(error) => Closed::Unnamed(error),
+        };
+        match closed {
+            Closed::Ending => return,
+            Closed::Lost => {
+                tracing::warn!("the {} is gone; looking for it again", kind.in_words());
+                (back, warned) = (BACK_FIRST, false);
+            }
+            Closed::Unnamed(error) => {
+                app.authority.set_system_bus(None);
                 if !warned {
                     let words = kind.in_words();
                     tracing::warn!(
@@ -176,28 +183,32 @@ async fn open(app: &Arc<App>, kind: Bus) -> Result<(Arc<Door>, MessageStream), O
         Bus::System => Builder::system(),
         Bus::Session => Builder::session(),
     };
-    let greeting = async {
-        let bus = builder.build().await?;
-        // Before the name is ours, so that no call is missed.
-        let messages = MessageStream::from(&bus);
-        // 0: wait in the queue where somebody has the name; 2 in the answer says so.
-        let asked = bus.call_method(Some(BUS), BUS_PATH, Some(BUS), "RequestName", &(DAEMON, 0u32));
-        let said = asked.await.map_err(OpenError::NotOurs)?;
-        if said.body().deserialize::<u32>()? == 2 {
-            tracing::warn!("another program has the name {DAEMON}; this one waits for it to go");
-        }
-        Ok((messages, bus))
-    };
-    let greeted = tokio::time::timeout(GREETING_MAX, greeting).await;
-    let (messages, bus) = greeted.unwrap_or(Err(OpenError::Silent))?;
+    let greeted = tokio::time::timeout(GREETING_MAX, builder.build()).await;
+    let bus = greeted.map_err(|_| OpenError::Silent)??;
+    // Before the name is ours, so that no call is missed.
+    let messages = MessageStream::from(&bus);
     let door = Door {
         app: Arc::clone(app),
         bus,
         kind,
         clients: Clients::default(),
+        logind: sleep::Logind::default(),
         objects: Mutex::default(),
     };
     Ok((Arc::new(door), messages))
+}
+
+/// Asks for our name. Calls that the bus held back for it come before its answer, so they must be read meanwhile.
+async fn request_name(bus: Connection) -> Result<(), OpenError> {
+    // 0: wait in the queue where somebody has the name; 2 in the answer says so.
+    let body = (DAEMON, 0u32);
+    let asking = bus.call_method(Some(BUS), BUS_PATH, Some(BUS), "RequestName", &body);
+    let said = tokio::time::timeout(GREETING_MAX, asking).await;
+    let said = said.map_err(|_| OpenError::Silent)?.map_err(OpenError::NotOurs)?;
+    if said.body().deserialize::<u32>()? == 2 {
+        tracing::warn!("another program has the name {DAEMON}; this one waits for it to go");
+    }
+    Ok(())
 }
 
 impl Door {
@@ -209,10 +220,19 @@ impl Door {
             self.app.authority.set_system_bus(Some(self.bus.clone()));
             asleep = Some(tokio::spawn(sleep::follow(Arc::clone(self))));
         }
+        let (mut naming, mut named) = (Box::pin(request_name(self.bus.clone())), false);
         let closed = loop {
             let next = poll_fn(|context| Pin::new(&mut messages).poll_next(context));
             let message = tokio::select! {
                 message = next => message,
+                said = &mut naming, if !named => match said {
+                    Ok(()) => {
+                        tracing::info!("on the {} as {DAEMON}", self.kind.in_words());
+                        named = true;
+                        continue;
+                    }
+                    Err(error) => break Closed::Unnamed(error),
+                },
                 () = self.app.reached(Phase::Ending) => {
                     tokio::time::sleep(LAST_WORDS).await;
                     break Closed::Ending;
@@ -220,7 +240,8 @@ impl Door {
             };
             match message {
                 Some(Ok(message)) => self.take(message).await,
-                Some(Err(_)) | None => break Closed::Lost,
+                Some(Err(_)) | None if named => break Closed::Lost,
+                Some(Err(_)) | None => break Closed::Unnamed(OpenError::Silent),
             }
         };
         news.abort();
@@ -241,10 +262,13 @@ impl Door {
                 if from_bus
                     && member == Some("NameOwnerChanged")
                     && let Ok((name, _, new)) = message.body().deserialize::<(String, String, String)>()
-                    && new.is_empty()
                 {
-                    self.clients.left(&name);
+                    self.logind.renamed(&name, &new);
+                    if new.is_empty() {
+                        self.clients.left(&name);
+                    }
                 }
+                self.logind.hear(&message);
             }
             Type::MethodReturn | Type::Error => {}
         }

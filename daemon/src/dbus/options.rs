@@ -11,6 +11,8 @@ use zbus::{OwnedVariant, Variant};
 const OUTER: &[&str] = &["echo", "priority", "tools", "template_vars"];
 /// Containers in containers, at most.
 const DEPTH_MAX: usize = 16;
+/// Values in one option, all containers together.
+const VALUES_MAX: usize = 4096;
 
 /// What a caller gave, by the names on the bus.
 pub type Given = HashMap<String, OwnedVariant>;
@@ -31,8 +33,11 @@ impl Options {
     pub fn read(given: Given) -> Result<Options, Failure> {
         let mut options = Options::default();
         for (name, value) in given {
-            let json = in_json(&value, 0).ok_or_else(|| {
-                Failure::bad_field(name.clone(), format!("`{name}` has a type that no option has"))
+            let json = in_json(&value, 0, &mut { VALUES_MAX }).ok_or_else(|| {
+                Failure::bad_field(
+                    name.clone(),
+                    format!("`{name}` has a type that no option has, or too many values"),
+                )
             })?;
             match name.as_str() {
                 "format" => options.format = format(&json)?,
@@ -106,8 +111,9 @@ fn text(value: &Value) -> Result<String, Failure> {
     text.ok_or_else(|| Failure::bad_field("system", "`system` must be a text"))
 }
 
-/// `None` for types that JSON does not have.
-fn in_json(value: &Variant<'_>, depth: usize) -> Option<Value> {
+/// `None` for types that JSON does not have, and where more values come than are `left`.
+fn in_json(value: &Variant<'_>, depth: usize, left: &mut usize) -> Option<Value> {
+    *left = left.checked_sub(1)?;
     if depth > DEPTH_MAX {
         return None;
     }
@@ -122,18 +128,18 @@ fn in_json(value: &Variant<'_>, depth: usize) -> Option<Value> {
         Variant::U64(number) => Value::from(*number),
         Variant::F64(number) => Value::Number(Number::from_f64(*number)?),
         Variant::Str(text) => Value::String(text.as_str().to_owned()),
-        Variant::Variant(inner) => in_json(inner, depth + 1)?,
+        Variant::Variant(inner) => in_json(inner, depth + 1, left)?,
         Variant::Array(items) => Value::Array(
             items
                 .iter()
-                .map(|item| in_json(item, depth + 1))
+                .map(|item| in_json(item, depth + 1, left))
                 .collect::<Option<_>>()?,
         ),
         Variant::Dict(entries) => Value::Object(
             entries
                 .iter()
                 .map(|(key, value)| match key {
-                    Variant::Str(key) => Some((key.as_str().to_owned(), in_json(value, depth + 1)?)),
+                    Variant::Str(key) => Some((key.as_str().to_owned(), in_json(value, depth + 1, left)?)),
                     _ => None,
                 })
                 .collect::<Option<_>>()?,
@@ -196,6 +202,7 @@ mod tests {
         for _ in 0..20 {
             deep = Variant::Variant(Box::new(deep));
         }
+        assert!(message("stop", Variant::new(vec![7u8; VALUES_MAX])).contains("too many"));
         assert!(message("stop", deep).contains("`stop`"));
     }
 }

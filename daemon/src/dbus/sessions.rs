@@ -2,10 +2,12 @@
 //! seen by its owner's uid and the superuser alone, answers one question at a time, and ends with its owner's connection.
 use super::call::Call;
 use super::clients::Client;
+use super::daemon1::allow;
 use super::options::{Given, Options};
 use super::refusal::Refusal;
 use super::{Door, Properties, work};
 use crate::app::Active;
+use crate::authority::Action;
 use crate::errors::Failure;
 use crate::order;
 use hyprstream_protocol::{ChatRequest, ErrorBody, ErrorCode};
@@ -100,8 +102,7 @@ impl Session {
     fn messages(&self, question: &str) -> Result<Vec<Value>, Failure> {
         let talk = self.talk();
         if talk.bytes.saturating_add(question.len()) > TALK_BYTES_MAX {
-            let message = format!("a session's talk has {TALK_BYTES_MAX} bytes at most; open a new session");
-            return Err(Failure::new(ErrorCode::TooLarge, message));
+            return Err(talk_is_full());
         }
         let mut messages = talk.messages.clone();
         messages.push(json!({"role": "user", "content": question}));
@@ -109,8 +110,18 @@ impl Session {
     }
 }
 
+fn talk_is_full() -> Failure {
+    let message = format!("a session's talk has {TALK_BYTES_MAX} bytes at most; open a new session");
+    Failure::new(ErrorCode::TooLarge, message)
+}
+
 /// `OpenSession`.
 pub async fn open(call: &Call) -> Result<(), Refusal> {
+    call.small_options::<(String,)>("(s)")?;
+    // Its options are kept, so they count.
+    if call.bytes() > TALK_BYTES_MAX {
+        return Err(talk_is_full().into());
+    }
     let (model, given) = call.args("sa{sv}", |args: (String, Given)| args)?;
     let options = Options::read(given)?;
     let app = &call.door.app;
@@ -120,7 +131,10 @@ pub async fn open(call: &Call) -> Result<(), Refusal> {
     options
         .clone()
         .request::<ChatRequest>("", [("messages", Value::Array(Vec::new()))])?;
-    let mut talk = Talk::default();
+    let mut talk = Talk {
+        bytes: call.bytes(),
+        ..Talk::default()
+    };
     if let Some(system) = &options.system {
         talk.add("system", system);
     }
@@ -180,6 +194,8 @@ pub async fn method(call: &Call, session: Arc<Session>) -> Result<(), Refusal> {
 }
 
 async fn ask(call: &Call, session: &Arc<Session>) -> Result<(), Refusal> {
+    allow(call, Action::Use).await?;
+    call.small_options::<(String,)>("(s)")?;
     let (question, given) = call.args("sa{sv}", |args: (String, Given)| args)?;
     let options = session.options.with(Options::read(given)?.no_session()?);
     let format = options.format;

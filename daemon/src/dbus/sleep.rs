@@ -1,12 +1,10 @@
 //! Rests before the machine sleeps, as logind tells. Invariant: the machine is held up only until the engine is between
-//! two steps, and without logind nothing happens here.
+//! two steps, without logind nothing happens here, and who sends signals of logind's names to us changes nothing.
 use super::{BUS, BUS_PATH, Bus, Door};
-use futures_core::Stream;
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use zbus::{MatchRule, MessageStream, OwnedFd};
+use tokio::sync::watch;
+use zbus::{Message, OwnedFd};
 
 const LOGIND: &str = "org.freedesktop.login1";
 const LOGIND_PATH: &str = "/org/freedesktop/login1";
@@ -14,44 +12,82 @@ const LOGIND_MANAGER: &str = "org.freedesktop.login1.Manager";
 /// The engine comes to the end of its step within so long, or the machine sleeps all the same.
 const STEP_MAX: Duration = Duration::from_secs(4);
 
-/// Follows logind for as long as the connection lives.
+const RULES: [&str; 2] = [
+    "type='signal',sender='org.freedesktop.login1',path='/org/freedesktop/login1',interface='org.freedesktop.login1.Manager',member='PrepareForSleep'",
+    "type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='org.freedesktop.login1'",
+];
+
+/// What logind said last. It is heard where all messages are read, and nothing is asked there: an answer would come
+/// behind whatever else is sent to us, and that may be without end.
+#[derive(Default)]
+pub struct Logind {
+    /// Its unique name.
+    name: Mutex<Option<String>>,
+    /// The machine is about to sleep.
+    sleeps: watch::Sender<bool>,
+}
+
+impl Logind {
+    /// The name has another owner, or none.
+    pub fn renamed(&self, name: &str, owner: &str) {
+        if name == LOGIND {
+            *self.name.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(owner.to_owned()).filter(|owner| !owner.is_empty());
+        }
+    }
+
+    /// A signal came; anybody can send one of this name to us.
+    pub fn hear(&self, signal: &Message) {
+        let header = signal.header();
+        let member = header.member().map(|member| member.as_str());
+        let interface = header.interface().map(|interface| interface.as_str());
+        if (interface, member) != (Some(LOGIND_MANAGER), Some("PrepareForSleep")) {
+            return;
+        }
+        let sender = header.sender().map(|name| name.as_str());
+        let known = self.name.lock().unwrap_or_else(PoisonError::into_inner);
+        if sender.is_some()
+            && sender == known.as_deref()
+            && let Ok(sleeps) = signal.body().deserialize::<bool>()
+        {
+            self.sleeps.send_replace(sleeps);
+        }
+    }
+}
+
+/// Does what logind says for as long as the connection lives.
 pub async fn follow(door: Arc<Door>) {
     debug_assert_eq!(door.kind, Bus::System);
-    let rule = MatchRule::builder()
-        .msg_type(zbus::message::Type::Signal)
-        .interface(LOGIND_MANAGER)
-        .member("PrepareForSleep")
-        .path(LOGIND_PATH)
-        .build();
-    let Ok(rule) = rule else { return };
-    let mut signals = match MessageStream::for_match_rule(rule, &door.bus, None).await {
-        Ok(signals) => signals,
-        Err(error) => return tracing::info!("the bus does not tell of the machine's sleep: {error}"),
-    };
-    let mut hold = inhibit(&door).await;
-    while let Some(Ok(signal)) = poll_fn(|context| Pin::new(&mut signals).poll_next(context)).await {
-        // Anybody can send a signal of this name to us.
-        let sender = signal.header().sender().map(|name| name.as_str().to_owned());
-        if sender.is_none() || sender != logind(&door).await {
-            continue;
+    let mut sleeps = door.logind.sleeps.subscribe();
+    for rule in RULES {
+        let asked = door
+            .bus
+            .call_method(Some(BUS), BUS_PATH, Some(BUS), "AddMatch", &rule);
+        if let Err(error) = asked.await {
+            return tracing::info!("the bus does not tell of the machine's sleep: {error}");
         }
-        match signal.body().deserialize::<bool>() {
-            Ok(true) => {
-                tracing::info!("the machine goes to sleep; work rests");
-                let engine = door.app.engine.clone();
-                let resting = tokio::task::spawn_blocking(move || engine.pause(STEP_MAX));
-                if !resting.await.unwrap_or(false) {
-                    tracing::warn!("the engine did not come to rest in time");
-                }
-                // Closing it is the leave to sleep.
-                drop(hold.take());
+    }
+    if let Some(owner) = owner(&door).await {
+        let mut name = door.logind.name.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was heard meanwhile is newer.
+        name.get_or_insert(owner);
+    }
+    let mut hold = inhibit(&door).await;
+    while sleeps.changed().await.is_ok() {
+        let asleep = *sleeps.borrow_and_update();
+        if asleep {
+            tracing::info!("the machine goes to sleep; work rests");
+            let engine = door.app.engine.clone();
+            let resting = tokio::task::spawn_blocking(move || engine.pause(STEP_MAX));
+            if !resting.await.unwrap_or(false) {
+                tracing::warn!("the engine did not come to rest in time");
             }
-            Ok(false) => {
-                door.app.engine.resume();
-                tracing::info!("the machine woke up; work goes on");
-                hold = inhibit(&door).await;
-            }
-            Err(_) => {}
+            // Closing it is the leave to sleep.
+            drop(hold.take());
+        } else {
+            door.app.engine.resume();
+            tracing::info!("the machine woke up; work goes on");
+            hold = inhibit(&door).await;
         }
     }
 }
@@ -77,7 +113,7 @@ async fn inhibit(door: &Door) -> Option<OwnedFd> {
     }
 }
 
-async fn logind(door: &Door) -> Option<String> {
+async fn owner(door: &Door) -> Option<String> {
     let asked = door
         .bus
         .call_method(Some(BUS), BUS_PATH, Some(BUS), "GetNameOwner", &LOGIND)

@@ -161,6 +161,27 @@ fn hyp_lists_and_cancels_what_came_over_the_bus() {
 }
 
 #[test]
+fn forged_words_of_logind_change_nothing() {
+    let Some(bus) = Bus::start() else { return };
+    let daemon = Daemon::on_bus(&bus, "");
+    let _services = bus.services(&json!({"org.hyprstream.use": "yes"}));
+    let mut caller = bus.caller();
+    let forged = json!([
+        "/org/freedesktop/login1",
+        "org.freedesktop.login1.Manager",
+        "PrepareForSleep",
+        "b",
+        [true]
+    ]);
+    for _ in 0..3 {
+        caller.ask(&json!({"signals": forged, "count": 2000})).unwrap();
+        let args = json!(["", [["user", "hello"]], {"max_tokens": 2}]);
+        caller.daemon("Complete", "sa(ss)a{sv}", args).unwrap();
+    }
+    daemon.stop();
+}
+
+#[test]
 fn a_user_with_too_many_connections_waits_and_another_does_not() {
     let Some(bus) = Bus::start() else { return };
     if !super::can_be_others() {

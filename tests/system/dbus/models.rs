@@ -60,6 +60,15 @@ fn install_copies_checks_and_lists_and_delete_undoes_it() {
     let (error, message) = caller.daemon("Install", "hs", args).unwrap_err();
     assert_eq!(error, "org.hyprstream.Error.BadRequest");
     assert!(message.contains("already"), "{message}");
+    for near in ["team/cop", "TEAM/copy"] {
+        let (error, message) = caller.daemon("Delete", "s", json!([near])).unwrap_err();
+        assert_eq!(error, "org.hyprstream.Error.ModelNotFound");
+        assert!(message.contains("did you mean team/copy?"), "{message}");
+    }
+    let handed = json!([{"file": fixtures::tiny()}]);
+    let (error, message) = caller.daemon("Load", "h", handed).unwrap_err();
+    assert_eq!(error, "org.hyprstream.Error.BadRequest");
+    assert!(message.contains("only Install"), "{message}");
     let reply = caller.daemon("Delete", "s", json!(["team/copy"])).unwrap();
     caller.await_state(reply[0].as_str().unwrap(), "done");
     assert!(
@@ -151,6 +160,7 @@ fn hyp_installs_and_deletes_over_the_socket() {
     fs::write(&junk, vec![7; 3 << 20]).unwrap();
     let said = daemon.hyp(["install", junk.to_str().unwrap()]).fails(6);
     assert!(said.contains("not installed"), "{said}");
+    daemon.hyp(["delete", "X"]).fails(5);
     daemon.hyp(["delete", "x"]).ok();
     daemon.hyp(["delete", "x"]).fails(5);
     assert_eq!(files(&daemon), ["tiny.gguf"]);

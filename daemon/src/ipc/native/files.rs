@@ -105,7 +105,7 @@ pub async fn delete(
     let name = reply::segment(name)?;
     allowed(&app, peer, Action::Install).await?;
     app.admit()?;
-    let entry = app.entry(Some(&name))?;
+    let entry = install::named(&app, &name)?;
     let bytes = install::delete(&app, &entry).await?;
     let model = entry.name.clone();
     Ok(reply::ok(&FileReply { model, bytes }))
