@@ -1,11 +1,13 @@
-//! Who may do what, as polkit decides for both doors. Invariant: the superuser and the daemon's own user may do
-//! everything; where no polkit can be asked, others may use models and change nothing.
+//! Who may do what, as polkit decides. Invariant: the superuser and the daemon's own user may do everything; where no
+//! polkit can be asked, others may use models and change nothing. At the Unix socket, using is not asked about: the
+//! socket's own mode says who may connect, and who may connect may use.
 use crate::config::own_uid;
 use crate::errors::Failure;
 use hyprstream_protocol::ErrorCode;
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
+use tokio::sync::watch;
 use zbus::{Connection, Variant, fdo};
 
 /// Without a question to a person, polkit answers at once.
@@ -85,6 +87,8 @@ impl Subject {
 #[derive(Default)]
 pub struct Authority {
     system_bus: RwLock<Option<Connection>>,
+    /// The system bus is tried for the first time.
+    trying: watch::Sender<bool>,
 }
 
 /// What polkit said.
@@ -101,6 +105,12 @@ impl Authority {
     /// The system bus came or went.
     pub fn set_system_bus(&self, bus: Option<Connection>) {
         *self.system_bus.write().unwrap_or_else(PoisonError::into_inner) = bus;
+        self.trying.send_replace(false);
+    }
+
+    /// The system bus will come, or be known not to, which is told by `set_system_bus`.
+    pub fn expect_system_bus(&self) {
+        self.trying.send_replace(true);
     }
 
     /// Refuses what the subject may not do. `interactive`: a person may be asked for a password.
@@ -117,6 +127,11 @@ impl Authority {
         }
         if subject.uid() == 0 || subject.uid() == own_uid() {
             return Ok(());
+        }
+        if action != Action::Use {
+            // A request that starts the daemon comes before the daemon is on the bus.
+            let mut trying = self.trying.subscribe();
+            let _ = tokio::time::timeout(ANSWER_MAX, trying.wait_for(|trying| !trying)).await;
         }
         let bus = self
             .system_bus
@@ -167,7 +182,8 @@ fn in_polkit_terms(subject: &Subject) -> Option<PolkitSubject> {
     }
 }
 
-/// When a process started, in ticks since boot: with it, a process id that was given to another cannot stand in.
+/// When a process started, in ticks since boot. It is read at the check, so it holds for the time of the check alone; who
+/// had the id before, the uid tells, which is the kernel's word from when the peer connected.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     started(&stat)

@@ -20,10 +20,13 @@ pub fn new_id() -> String {
     format!("{:08x}{:08x}", number() as u32, number() as u32)
 }
 
+/// By user and id: whether another user has a job of this id is nobody's business.
+type Table = BTreeMap<(u32, String), Arc<Entry>>;
+
 /// All jobs. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Jobs {
-    table: Arc<Mutex<BTreeMap<String, Arc<Entry>>>>,
+    table: Arc<Mutex<Table>>,
     counter: Arc<AtomicU64>,
 }
 
@@ -47,7 +50,7 @@ pub struct Running {
 }
 
 impl Jobs {
-    fn table(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -71,18 +74,17 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Enters a job. An id that is taken gets a number: the second of two requests must not hide the first.
+    /// Enters a job. An id that its user has already gets an ending: the second of two requests must not hide the first.
     pub fn enter(&self, id: &str, kind: JobKind, model: &str, uid: u32) -> Running {
         let order = self.counter.fetch_add(1, Ordering::Relaxed);
         let mut table = self.table();
-        let id = if table.contains_key(id) {
-            format!("{id}.{order}")
-        } else {
-            id.to_owned()
-        };
+        let mut key = (uid, id.to_owned());
+        if table.contains_key(&key) {
+            key.1 = format!("{id}.{}", new_id());
+        }
         let entry = Arc::new(Entry {
             order,
-            id: id.clone(),
+            id: key.1.clone(),
             kind,
             model: model.to_owned(),
             uid,
@@ -91,7 +93,7 @@ impl Jobs {
             ended: watch::Sender::new(false),
             submitted: AtomicUsize::new(0),
         });
-        table.insert(id, Arc::clone(&entry));
+        table.insert(key, Arc::clone(&entry));
         drop(table);
         Running {
             jobs: self.clone(),
@@ -102,11 +104,9 @@ impl Jobs {
     /// Takes a job off the table; another one may have its id by now.
     fn leave(&self, entry: &Arc<Entry>) {
         let mut table = self.table();
-        if table
-            .get(&entry.id)
-            .is_some_and(|there| Arc::ptr_eq(there, entry))
-        {
-            table.remove(&entry.id);
+        let key = (entry.uid, entry.id.clone());
+        if table.get(&key).is_some_and(|there| Arc::ptr_eq(there, entry)) {
+            table.remove(&key);
         }
     }
 
@@ -122,13 +122,20 @@ impl Jobs {
         entries.iter().map(|entry| entry.describe()).collect()
     }
 
-    /// Ends a job of this user.
+    /// Ends a job of this user; of the superuser, everybody's of this id.
     pub fn cancel(&self, id: &str, uid: u32) -> Result<(), Failure> {
-        let entry = self.table().get(id).filter(|entry| may(uid, entry)).cloned();
-        let entry = entry.ok_or_else(|| Failure::no_such_job(id))?;
-        entry.progress.cancel();
-        entry.ended.send_replace(true);
-        Ok(())
+        let table = self.table();
+        let entries = table.values().filter(|entry| entry.id == id && may(uid, entry));
+        let entries: Vec<_> = entries.cloned().collect();
+        drop(table);
+        for entry in &entries {
+            entry.progress.cancel();
+            entry.ended.send_replace(true);
+        }
+        match entries.is_empty() {
+            true => Err(Failure::no_such_job(id)),
+            false => Ok(()),
+        }
     }
 }
 
@@ -292,13 +299,17 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_id_gets_a_number() {
+    fn a_taken_id_gets_an_ending() {
         let jobs = Jobs::default();
         let first = jobs.enter("same", JobKind::Chat, "m", 7);
         let second = jobs.enter("same", JobKind::Chat, "m", 7);
         assert_eq!(first.id(), "same");
         assert_ne!(second.id(), "same");
-        drop(second);
+        let foreign = jobs.enter("same", JobKind::Chat, "m", 8);
+        assert_eq!(foreign.id(), "same", "what others have is not to be told");
+        jobs.cancel("same", 8).unwrap();
+        assert!(foreign.progress().is_cancelled() && !first.progress().is_cancelled());
+        drop((second, foreign));
         assert_eq!(jobs.list(7).len(), 1);
         drop(first.at_work());
         let third = jobs.enter("same", JobKind::Chat, "m", 7);

@@ -6,10 +6,10 @@ usage: bus_caller.py ADDRESS
   {"call": [path, interface, method, signature, [arguments]], "timeout": seconds, "to": name}
       -> {"ok": [...]} or {"error": name, "message": text}; a descriptor in a result is {"fd": number}
       an argument {"file": path} is that file, open for reading; {"pipe": true} is a pipe's end
-  {"signals": [path, interface, member, signature, [arguments]], "count": n}  that many signals to the daemon alone
   {"send": [...]}       the same without waiting for the answer -> {"ok": []}
   {"flood": [...], "count": n}   n calls at once -> {"ok": {error name or "ok": how many}}
   {"crowd": [...], "count": n}   the same from n connections -> likewise
+  {"signals": [path, interface, member, signature, [arguments]], "count": n}  that many signals to the daemon alone
   {"read": number}      -> {"ok": text to the end}
   {"some": number}      -> {"ok": what is there, at most 64 bytes}
   {"close": number}     -> {"ok": []}

@@ -24,12 +24,12 @@ pub struct Status {
     pub queued: u32,
     /// How many may wait.
     pub queue_max: u32,
-    /// Tokens that speculation guessed since the daemon started.
-    #[serde(default)]
-    pub drafted_tokens: u64,
-    /// Guesses that came true.
-    #[serde(default)]
-    pub accepted_tokens: u64,
+    /// Tokens that speculation guessed since the daemon started. Told like `kv_blocks`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drafted_tokens: Option<u64>,
+    /// Guesses that came true. Told like `kv_blocks`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_tokens: Option<u64>,
     /// Compute threads.
     pub threads: u32,
     /// Instruction set in use: `scalar`, `avx2`, `avx512`.

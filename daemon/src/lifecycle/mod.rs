@@ -140,6 +140,9 @@ impl Listening {
         };
         let unlink = Box::new(door.unlinker());
         let router = ipc::router(&app);
+        if bus == Some(dbus::Bus::System) {
+            app.authority.expect_system_bus();
+        }
         let bus = bus.map(|bus| tokio::spawn(dbus::serve(Arc::clone(&app), bus)));
         let guests = Guests::default();
         let tcp = listeners.into_iter().map(|listener| {

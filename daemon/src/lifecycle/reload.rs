@@ -52,11 +52,11 @@ fn read(args: &Args, old: &Config) -> Result<(Config, Option<Tokens>), String> {
 fn apply(app: &App, mut new: Config) -> Vec<&'static str> {
     let old = app.config();
     let waiting = keep_fixed(&old, &mut new);
-    app.models.set_limits(
-        new.runtime.memory_max.bytes(available_memory()),
-        new.runtime.idle_unload,
-    );
+    let budget = new.runtime.memory_max.bytes(available_memory());
+    let idle_unload = new.runtime.idle_unload;
     app.set_config(new);
+    // This tells whoever follows the models, who then look at the settings too.
+    app.models.set_limits(budget, idle_unload);
     waiting
 }
 

@@ -24,6 +24,8 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
     let stats = app.engine.stats();
     let (claimed, loaded) = app.models.claimed();
     let small = |number: usize| number.try_into().unwrap_or(u32::MAX);
+    // Counts of what others do are not for everyone.
+    let sees_all = peer.uid == 0 || peer.uid == own_uid();
     reply::ok(&Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -39,8 +41,8 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
         running: small(stats.running),
         queued: small(stats.queued),
         queue_max: small(stats.queue_max),
-        drafted_tokens: stats.drafted,
-        accepted_tokens: stats.accepted,
+        drafted_tokens: sees_all.then_some(stats.drafted),
+        accepted_tokens: sees_all.then_some(stats.accepted),
         threads: small(stats.threads),
         isa: stats.isa.to_owned(),
         memory: Memory {
@@ -48,7 +50,7 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
             claimed,
             resident: resident_memory(),
         },
-        kv_blocks: (peer.uid == 0 || peer.uid == own_uid()).then(|| KvBlocks {
+        kv_blocks: sees_all.then(|| KvBlocks {
             tokens: small(hyprstream_engine::KV_BLOCK),
             total: small(stats.kv.total),
             in_use: small(stats.kv.in_use),
