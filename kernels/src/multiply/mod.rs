@@ -212,28 +212,19 @@ impl<'a> Packed<'a> {
         int8::rows(level, self, panels, rows);
     }
 
-    /// Where the outputs of one row for the whole panel from row `first` of the weights go, unless a bias belongs to them.
-    ///
-    /// # Safety
-    /// They belong to this piece, which runs on one thread, and are borrowed once at a time.
-    #[inline(always)]
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn whole_panel(&self, row: usize, first: usize) -> Option<&mut [f32; PANEL]> {
-        if self.bias.is_some() || self.w.rows - first < PANEL {
-            return None;
-        }
-        // SAFETY: as the caller says.
-        unsafe { self.y.part(row * self.w.rows + first, PANEL) }
-            .try_into()
-            .ok()
-    }
-
     /// Puts the outputs of one row for the rows of weights from `first` in their place.
     fn store(&self, row: usize, first: usize, values: &[f32]) {
         // SAFETY: these columns of `y` belong to this piece alone, and the piece runs on one thread.
         let y = unsafe { self.y.part(row * self.w.rows + first, values.len()) };
         match (self.bias, self.add) {
-            (None, false) => y.copy_from_slice(values),
+            // A copy of known length is a vector's store instead of a call.
+            (None, false) => match (
+                <&mut [f32; PANEL]>::try_from(&mut *y),
+                <&[f32; PANEL]>::try_from(values),
+            ) {
+                (Ok(y), Ok(values)) => *y = *values,
+                _ => y.copy_from_slice(values),
+            },
             (None, true) => y.iter_mut().zip(values).for_each(|(y, v)| *y += v),
             (Some(bias), add) => {
                 for ((y, v), bias) in y.iter_mut().zip(values).zip(&bias[first..]) {

@@ -142,12 +142,7 @@ impl Job<'_> {
         let first = panel * PANEL;
         let len = PANEL.min(self.part.w.rows - first);
         for (row, values) in self.rows.clone().zip(values) {
-            // SAFETY: these outputs belong to this piece, and each is borrowed for itself.
-            match unsafe { self.part.whole_panel(row, first) } {
-                Some(y) if self.part.add => y.iter_mut().zip(values).for_each(|(y, v)| *y += v),
-                Some(y) => *y = *values,
-                None => self.part.store(row, first, &values[..len]),
-            }
+            self.part.store(row, first, &values[..len]);
         }
     }
 }
