@@ -76,7 +76,7 @@ pub enum Part {
     Attention(usize),
     /// The second half.
     FeedForward(usize),
-    /// Logits of the wanted tokens, from this one of them on.
+    /// Logits of the wanted ones of its tokens, from this token on.
     Logits(usize),
 }
 
@@ -254,7 +254,8 @@ impl Runner {
             decode,
             prefill: tokens - decode,
         };
-        let over = match self.next_part(lane) {
+        let part = self.next_part(lane);
+        let over = match part {
             _ if tokens == 0 => true,
             Part::Attention(layer) => {
                 self.attention(layer, lane, rows, spans);
@@ -266,12 +267,11 @@ impl Runner {
             }
             Part::Logits(from) => self.head(lane, from, slices, on_logits),
         };
-        let logits = matches!(self.next_part(lane), Part::Logits(_));
         self.beats.fetch_add(1, Ordering::Relaxed);
         let batch = &mut self.lanes[lane as usize];
         if over {
             batch.clear();
-        } else if !logits {
+        } else if !matches!(part, Part::Logits(_)) {
             batch.pass();
         }
         over
