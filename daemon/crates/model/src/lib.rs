@@ -32,7 +32,7 @@ pub use map::{MapError, file_identity};
 pub use open_error::OpenError;
 pub use packed::{
     KnownDigest, PackOptions, PackReport, PackStage, Packed, PackedError, PackedFrom, PackedSource,
-    PackedTable, PackedTensor, Tidied, parse as parse_packed, tidy as tidy_packed,
+    PackedTable, PackedTensor, Tidied, parse as parse_packed, sweep as sweep_packed, tidy as tidy_packed,
 };
 pub use rope::{Rope, RopeScaling};
 pub use special::SpecialIds;

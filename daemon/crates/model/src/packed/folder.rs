@@ -6,17 +6,15 @@ use crate::map::{Map, MapError, open_regular};
 use hyprstream_kernels::PACKED_LAYOUT;
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// End of the name of packed weights: `DIGEST.LAYOUT.packed`.
 const KEPT: &str = ".packed";
 /// End of the name of a file that is being written.
 const WRITTEN: &str = ".packing";
-/// A file younger than this may belong to a writer that has not locked it yet.
-const YOUNG: Duration = Duration::from_secs(60);
 
 /// A file of packed weights, as far as its name and first bytes say.
 pub(super) struct Found {
@@ -119,7 +117,10 @@ impl Temporary {
                         published: false,
                     };
                     temporary.file.lock()?;
-                    return Ok(temporary);
+                    // Who sweeps may have come in before the lock.
+                    if temporary.file.metadata()?.nlink() > 0 {
+                        return Ok(temporary);
+                    }
                 }
                 // Left behind by another process of the same number.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -171,8 +172,8 @@ pub fn tidy(folder: &Path, lives: &dyn Fn(&PackedSource) -> bool, gone_bytes_max
         let Ok(metadata) = fs::symlink_metadata(&path) else {
             continue;
         };
-        if has_end(&path, WRITTEN) && is_abandoned(&path, &metadata) {
-            remove(&path, metadata.len(), &mut tidied);
+        if is_written(&path) && metadata.is_file() {
+            remove_abandoned(&path, &mut tidied);
         }
         if has_end(&path, KEPT) && metadata.is_file() {
             let head = head_of(&path).ok().flatten();
@@ -196,10 +197,27 @@ pub fn tidy(folder: &Path, lives: &dyn Fn(&PackedSource) -> bool, gone_bytes_max
     tidied
 }
 
-fn is_abandoned(path: &Path, metadata: &fs::Metadata) -> bool {
-    let age = metadata.modified().ok().and_then(|time| time.elapsed().ok());
-    let old = age.is_some_and(|age| age > YOUNG);
-    old && metadata.is_file() && File::open(path).is_ok_and(|file| file.try_lock().is_ok())
+/// Removes what writers that died have left, and nothing else.
+pub fn sweep(folder: &Path) -> Tidied {
+    tidy(folder, &|_| true, u64::MAX)
+}
+
+/// `.PROCESS-COUNT.packing`.
+fn is_written(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let numbers = name.and_then(|name| name.strip_prefix('.')?.strip_suffix(WRITTEN)?.split_once('-'));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    numbers.is_some_and(|(process, count)| digits(process) && digits(count))
+}
+
+/// Its writer holds a lock for as long as it lives. Removed under the lock, so that no writer gets a file that is gone.
+fn remove_abandoned(path: &Path, tidied: &mut Tidied) {
+    if let Ok(file) = File::open(path)
+        && file.try_lock().is_ok()
+    {
+        let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+        remove(path, bytes, tidied);
+    }
 }
 
 fn remove(path: &Path, bytes: u64, tidied: &mut Tidied) {

@@ -10,7 +10,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use folder::{Tidied, tidy};
+pub use folder::{Tidied, sweep, tidy};
 pub use table::{PackedError, PackedSource, PackedTable, PackedTensor, parse};
 
 use crate::file::ModelFile;

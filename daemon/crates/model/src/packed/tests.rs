@@ -304,17 +304,18 @@ fn what_is_gone_is_removed_beyond_a_limit() {
     let oldest = other("a.p0.packed", 500);
     let newer = other(&format!("b.{PACKED_LAYOUT}.packed"), 400);
     let left_over = other(".1-1.packing", 300);
-    let young = other(".1-2.packing", 1);
+    let killed_just_now = other(".1-2.packing", 1);
     let held = other(".1-3.packing", 300);
     let lock = fs::File::open(&held).unwrap();
     lock.lock().unwrap();
     let foreign = other("notes.txt", 1000);
+    let similar = other(".my-own.packing", 1000);
     let tidied = tidy(&place.cache(), &|_| false, 2 * bytes);
     assert_eq!(
         tidied,
         Tidied {
-            files: 2,
-            bytes: 2 * bytes
+            files: 3,
+            bytes: 3 * bytes
         }
     );
     for (path, there) in [
@@ -322,9 +323,10 @@ fn what_is_gone_is_removed_beyond_a_limit() {
         (&oldest, false),
         (&newer, true),
         (&left_over, false),
-        (&young, true),
+        (&killed_just_now, false),
         (&held, true),
         (&foreign, true),
+        (&similar, true),
     ] {
         assert_eq!(path.exists(), there, "{path:?}");
     }
@@ -333,7 +335,28 @@ fn what_is_gone_is_removed_beyond_a_limit() {
         tidy(&place.root.path().join("absent"), &|_| false, 0),
         Tidied::default()
     );
+    drop(lock);
+    assert_eq!(sweep(&place.cache()), Tidied { files: 1, bytes });
     assert_eq!(tidy(&place.cache(), &|_| false, 0).files, 2);
+}
+
+#[test]
+fn a_sweep_never_takes_a_file_from_who_writes_it() {
+    let place = Place::new();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sweeping = scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                sweep(&place.cache());
+            }
+        });
+        for _ in 0..2000 {
+            let temporary = super::folder::Temporary::create(&place.cache()).unwrap();
+            temporary.publish("x").unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        sweeping.join().unwrap();
+    });
 }
 
 fn tensor() -> PackedTensor {
