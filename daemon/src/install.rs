@@ -1,5 +1,13 @@
 //! Puts models into the models folder and takes them out. Invariant: a model appears there whole and checked, by a rename
 //! that overwrites nothing, and what did not get so far leaves no file behind.
+mod part;
+mod source;
+mod sweep;
+
+pub use part::Undo;
+pub use source::{Handed, Source};
+pub use sweep::sweep;
+
 use crate::app::App;
 use crate::catalog::{Entry, Identity, Unresolved, model_name, parts_of};
 use crate::errors::Failure;
@@ -7,11 +15,11 @@ use crate::jobs::{Ending, Running};
 use crate::order::Asker;
 use crate::units::show_size;
 use hyprstream_protocol::{ErrorBody, ErrorCode, JobKind};
-use rustix::fs::{OFlags, RenameFlags, fcntl_getfl, fstatvfs, renameat_with};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use part::Part;
+use rustix::fs::{RenameFlags, fstatvfs, renameat_with};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,57 +37,41 @@ const DEPTH_MAX: usize = 4;
 static SLOTS: std::sync::LazyLock<Arc<Semaphore>> =
     std::sync::LazyLock::new(|| Arc::new(Semaphore::new(AT_ONCE_MAX)));
 
-/// A file that a caller handed over, to be copied.
-pub struct Source {
-    file: File,
-    bytes: u64,
-}
-
-impl Source {
-    /// Takes a descriptor, if it is a regular file that may be read.
-    pub fn open(descriptor: OwnedFd) -> Result<Source, Failure> {
-        let wrong = |what: &str| Failure::bad_field("file", format!("`file` must be {what}"));
-        let flags = fcntl_getfl(&descriptor).map_err(|_| wrong("an open file"))?;
-        // O_PATH is no right to read, whatever else is set.
-        if flags.contains(OFlags::PATH) || flags & OFlags::RWMODE == OFlags::WRONLY {
-            return Err(wrong("open for reading"));
-        }
-        let file = File::from(descriptor);
-        let metadata = file.metadata().map_err(|_| wrong("an open file"))?;
-        // A pipe could keep a thread waiting for as long as its writer likes.
-        if !metadata.is_file() {
-            return Err(wrong("a regular file, not a pipe, a socket or a folder"));
-        }
-        let bytes = metadata.len();
-        Ok(Source { file, bytes })
-    }
-
-    /// Its length.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Reads a piece, wherever the caller's own reading stands.
-    pub fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize, Failure> {
-        self.file
-            .read_at(buffer, at)
-            .map_err(|error| Failure::new(ErrorCode::BadRequest, format!("the file cannot be read: {error}")))
-    }
-}
-
 /// A model on its way into the models folder.
 pub struct Incoming {
-    file: File,
-    part: PathBuf,
+    part: Part,
     to: PathBuf,
     name: String,
+    /// Of its job.
+    id: String,
+}
+
+/// What an install holds until it is over, whether or not its writer hangs.
+pub struct Held {
     job: Running,
     _slot: OwnedSemaphorePermit,
 }
 
+impl Held {
+    /// The id of its job.
+    pub fn id(&self) -> &str {
+        self.job.id()
+    }
+
+    /// A way to wait for `hyp cancel`.
+    pub fn ending(&self) -> Ending {
+        self.job.ending()
+    }
+}
+
 impl Incoming {
     /// Makes room for a model of this name; `bytes` where they are known.
-    pub fn begin(app: &App, asker: &Asker, name: &str, bytes: Option<u64>) -> Result<Incoming, Failure> {
+    pub fn begin(
+        app: &App,
+        asker: &Asker,
+        name: &str,
+        bytes: Option<u64>,
+    ) -> Result<(Incoming, Held), Failure> {
         app.admit()?;
         let slot = Arc::clone(&SLOTS).try_acquire_owned().map_err(|_| {
             let message = format!("{AT_ONCE_MAX} models are being installed already; try again in a moment");
@@ -92,44 +84,38 @@ impl Incoming {
         let config = app.config();
         let folder = config.storage.models.first();
         let folder = folder.ok_or_else(|| Failure::fault("no models folder"))?;
-        let to = folder.join(format!("{name}.gguf"));
-        if to.symlink_metadata().is_ok() {
-            return Err(taken(&name));
-        }
-        let part = part_of(&to, &asker.id).ok_or_else(|| Failure::fault("a model's path has no folder"))?;
-        let parent = part.parent().unwrap_or(folder);
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
-        made.map_err(|error| cannot_write(parent, &error))?;
-        let opened = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&part);
-        let file = opened.map_err(|error| cannot_write(parent, &error))?;
         let job = app.jobs.enter(&asker.id, JobKind::Install, &name, asker.uid);
-        let incoming = Incoming {
-            file,
-            part,
-            to,
-            name,
-            job,
-            _slot: slot,
-        };
-        if let (Some(bytes), Ok(disk)) = (bytes, fstatvfs(&incoming.file)) {
+        let incoming = Incoming::open(folder, name, job.id())?;
+        if let (Some(bytes), Ok(disk)) = (bytes, fstatvfs(incoming.part.file())) {
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
             if bytes.saturating_add(SPARE_BYTES) > free {
                 return Err(disk_full(Some((bytes, free))));
             }
         }
         tracing::info!(
-            request_id = incoming.job.id(),
+            request_id = job.id(),
             model = %incoming.name,
             uid = asker.uid,
             "installing {} for uid {}",
             incoming.name,
             asker.uid
         );
-        Ok(incoming)
+        Ok((incoming, Held { job, _slot: slot }))
+    }
+
+    /// Begins a file in this folder.
+    fn open(folder: &Path, name: String, id: &str) -> Result<Incoming, Failure> {
+        let to = folder.join(format!("{name}.gguf"));
+        if to.symlink_metadata().is_ok() {
+            return Err(taken(&name));
+        }
+        let part = part_of(&to, id).ok_or_else(|| Failure::fault("a model's path has no folder"))?;
+        let parent = part.parent().unwrap_or(folder);
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
+        made.map_err(|error| cannot_write(parent, &error))?;
+        let part = Part::create(part.clone()).map_err(|error| cannot_write(&part, &error))?;
+        let id = id.to_owned();
+        Ok(Incoming { part, to, name, id })
     }
 
     /// The name that the model will have.
@@ -137,45 +123,39 @@ impl Incoming {
         &self.name
     }
 
-    /// The id of its job.
-    pub fn id(&self) -> &str {
-        self.job.id()
-    }
-
-    /// A way to wait for `hyp cancel`.
-    pub fn ending(&self) -> Ending {
-        self.job.ending()
+    /// A way to take back what is written where its writer hangs.
+    pub fn undo(&self) -> Undo {
+        self.part.undo()
     }
 
     /// Writes a piece. Blocks.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.file
-            .write_all(bytes)
+        let mut file = self.part.file();
+        file.write_all(bytes)
             .map_err(|error| cannot_write(&self.to, &error))
     }
 
     /// Checks what was written and puts it in its place. Blocks.
     pub fn finish(self) -> Result<(String, u64), Failure> {
-        let synced = self.file.sync_all();
+        let (file, part) = (self.part.file(), self.part.path());
+        let synced = file.sync_all();
         synced.map_err(|error| cannot_write(&self.to, &error))?;
-        hyprstream_model::inspect(&self.part).map_err(|error| {
-            let said = error
-                .to_string()
-                .replace(&file_name(&self.part), &file_name(&self.to));
+        hyprstream_model::inspect(part).map_err(|error| {
+            let said = error.to_string().replace(&file_name(part), &file_name(&self.to));
             Failure::new(
                 ErrorCode::ModelBroken,
                 format!("it was not installed, as it cannot be used: {said}"),
             )
         })?;
-        let metadata = self.file.metadata();
+        let metadata = file.metadata();
         let bytes = metadata.map(|metadata| metadata.len()).unwrap_or(0);
         let here = rustix::fs::CWD;
-        match renameat_with(here, &self.part, here, &self.to, RenameFlags::NOREPLACE) {
+        match renameat_with(here, part, here, &self.to, RenameFlags::NOREPLACE) {
             Ok(()) => {}
             Err(rustix::io::Errno::EXIST) => return Err(taken(&self.name)),
             // Some file systems do not know the flag; a link does not overwrite either.
             Err(rustix::io::Errno::INVAL) => {
-                fs::hard_link(&self.part, &self.to).map_err(|error| match error.kind() {
+                fs::hard_link(part, &self.to).map_err(|error| match error.kind() {
                     ErrorKind::AlreadyExists => taken(&self.name),
                     _ => cannot_write(&self.to, &error),
                 })?
@@ -183,15 +163,8 @@ impl Incoming {
             Err(error) => return Err(cannot_write(&self.to, &error.into())),
         }
         sync_folder_of(&self.to);
-        tracing::info!(request_id = self.job.id(), model = %self.name, bytes, "installed: {}", self.name);
+        tracing::info!(request_id = self.id, model = %self.name, bytes, "installed: {}", self.name);
         Ok((self.name.clone(), bytes))
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        // Gone already where it was renamed.
-        let _ = fs::remove_file(&self.part);
     }
 }
 
@@ -351,6 +324,14 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 }
 
 #[cfg(test)]
+impl Incoming {
+    /// One without a daemon.
+    pub fn alone(folder: &Path, name: &str) -> Incoming {
+        Incoming::open(folder, name.to_owned(), "7").unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -413,19 +394,5 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, [".7-b.gguf.part", "notes.txt", "other.gguf"]);
-    }
-
-    #[test]
-    fn only_files_that_can_be_read_are_taken() {
-        let (reader, _writer) = io::pipe().unwrap();
-        assert!(Source::open(reader.into()).is_err());
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x");
-        fs::write(&path, "12345").unwrap();
-        let source = Source::open(File::open(&path).unwrap().into()).unwrap();
-        let mut bytes = [0; 9];
-        assert_eq!((source.bytes(), source.read_at(&mut bytes, 3).unwrap()), (5, 2));
-        assert!(Source::open(OpenOptions::new().write(true).open(&path).unwrap().into()).is_err());
-        assert!(Source::open(File::open(folder.path()).unwrap().into()).is_err());
     }
 }

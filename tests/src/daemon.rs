@@ -104,6 +104,14 @@ impl Daemon {
         self.await_answer();
     }
 
+    /// Kills it and starts it again, on the same folders.
+    pub fn kill_and_start(&mut self) {
+        self.signal(Signal::KILL);
+        program::wait_for(&mut self.child, wait::SOON);
+        self.child = start(self.folder.path(), self.bus.as_ref());
+        self.await_answer();
+    }
+
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
         socket(self.folder.path())

@@ -7,7 +7,7 @@ use super::{Door, Properties, sessions, work};
 use crate::app::Phase;
 use crate::authority::Action;
 use crate::errors::Failure;
-use crate::install::{self, Incoming, Source};
+use crate::install::{self, Handed, Incoming, Source};
 use crate::order;
 use hyprstream_protocol::{ChatRequest, ErrorCode, GenerateRequest, LoadRequest};
 use serde_json::{Value, json};
@@ -158,17 +158,17 @@ async fn install_model(call: &Call) -> Result<(), Refusal> {
     allow(call, Action::Install).await?;
     let app = Arc::clone(&call.door.app);
     app.admit()?;
-    let source = Source::open(file.into())?;
+    let source = Handed::open(file.into()).await?;
     let asker = work::asker(call);
-    let incoming = Incoming::begin(&app, &asker, &name, Some(source.bytes()))?;
+    let (incoming, held) = Incoming::begin(&app, &asker, &name, Some(source.bytes()))?;
     let door = &call.door;
     let job = door
-        .enter_job(&call.client, incoming.id(), "install", incoming.name())
+        .enter_job(&call.client, held.id(), "install", incoming.name())
         .await?;
     call.reply(&ObjectPath::from_str_unchecked(&job.path)).await;
     let door = Arc::clone(door);
     tokio::spawn(async move {
-        let end = super::copy::run(&door, &job, source, incoming).await;
+        let end = super::copy::run(&door, &job, source, incoming, held).await;
         door.job_over(&job, end).await;
     });
     Ok(())

@@ -13,8 +13,9 @@ use crate::app::{Activity, App, Phase};
 use crate::args::{Args, Settings};
 use crate::authority::Authority;
 use crate::catalog::{Catalog, Root};
-use crate::config::{KvCache, starter_dir};
+use crate::config::{Config, KvCache, starter_dir};
 use crate::dbus;
+use crate::install;
 use crate::ipc::{self, BindError, Door, Guests, Socket, TcpDoor, TcpError, Tokens};
 use crate::jobs::Jobs;
 use crate::models::{Models, available_memory};
@@ -152,6 +153,8 @@ impl Listening {
         let tcp = tcp.collect();
         let socket = Socket::new(door.listener);
         let server = tokio::spawn(ipc::serve(socket, lasting, router, Arc::clone(&app)));
+        let config = app.config();
+        tokio::task::spawn_blocking(move || sweep(&config));
         tokio::spawn(app.models.clone().tend());
         tokio::spawn(notify::tell(Arc::clone(&app)));
         tokio::spawn(pressure::watch(Arc::clone(&app)));
@@ -237,6 +240,19 @@ fn assemble(args: Args, settings: &Settings, tokens: Tokens) -> Result<Arc<App>,
         authority: Authority::default(),
         tokens: RwLock::new(Arc::new(tokens)),
     }))
+}
+
+/// Takes away what the last daemon could not, where it was killed. Blocks.
+fn sweep(config: &Config) {
+    install::sweep(&config.storage.models);
+    let swept = hyprstream_model::sweep_packed(&config.storage.cache);
+    if swept.files > 0 {
+        let mb = swept.bytes / 1_000_000;
+        tracing::info!(
+            "removed {} unfinished files ({mb} MB) of packed weights",
+            swept.files
+        );
+    }
 }
 
 /// Makes a folder where it is missing. What needs the folder says so better than this could; a models folder is waited

@@ -189,6 +189,30 @@ fn an_upload_that_breaks_off_leaves_no_file() {
 }
 
 #[test]
+fn what_a_killed_daemon_left_is_swept_at_the_next_start() {
+    let mut daemon = Daemon::tiny();
+    let mut stream = wire::connect(&daemon.socket()).unwrap();
+    let head = "PUT /hyprstream/v1/models/a/half HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&vec![7; 2_000_000]).unwrap();
+    wait::until("the copy is under way", || {
+        (daemon.jobs().len() == 1).then_some(())
+    });
+    let folder = daemon.models().join("a");
+    let left = || fs::read_dir(&folder).unwrap().count();
+    assert_eq!(left(), 1);
+    let packing = daemon.folder().join("cache/.1-1.packing");
+    fs::write(&packing, "x").unwrap();
+    let foreign = daemon.models().join(".notes.part");
+    fs::write(&foreign, "x").unwrap();
+    daemon.kill_and_start();
+    wait::until("it is swept", || (left() == 0 && !packing.exists()).then_some(()));
+    assert!(foreign.exists());
+    assert!(daemon.log().contains("removed 1 files (") && daemon.log().contains("packed weights"));
+    daemon.stop();
+}
+
+#[test]
 fn what_introspection_shows_is_what_is_there() {
     let Some(bus) = Bus::start() else { return };
     let daemon = Daemon::on_bus(&bus, "");

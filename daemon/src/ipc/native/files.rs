@@ -44,15 +44,15 @@ pub async fn install(
         uid: peer.uid,
         id: id.0,
     };
-    let incoming = Incoming::begin(&app, &asker, &name, bytes)?;
-    let (id, ending) = (incoming.id().to_owned(), incoming.ending());
+    let (incoming, held) = Incoming::begin(&app, &asker, &name, bytes)?;
+    let ending = held.ending();
     let (model, bytes) = tokio::select! {
         copied = copy(incoming, body.into_data_stream()) => copied?,
         () = ending.wait() => return Err(Failure::cancelled()),
         () = app.reached(Phase::Ending) => return Err(Failure::stopping()),
     };
     listed(&app, &model, true).await;
-    Ok(reply::with_id(reply::ok(&FileReply { model, bytes }), &id))
+    Ok(reply::with_id(reply::ok(&FileReply { model, bytes }), held.id()))
 }
 
 async fn copy(mut incoming: Incoming, mut body: BodyDataStream) -> Result<(String, u64), Failure> {
