@@ -11,6 +11,7 @@ pub use sweep::sweep;
 use crate::app::App;
 use crate::catalog::{Entry, Identity, Unresolved, model_name, parts_of};
 use crate::errors::Failure;
+use crate::fences;
 use crate::jobs::{Ending, Running};
 use crate::order::Asker;
 use crate::units::show_size;
@@ -112,7 +113,7 @@ impl Incoming {
         let part = part_of(&to, id).ok_or_else(|| Failure::fault("a model's path has no folder"))?;
         let parent = part.parent().unwrap_or(folder);
         let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
-        made.map_err(|error| cannot_write(parent, &error))?;
+        made.map_err(|error| cannot_write(&part, &error))?;
         let part = Part::create(part.clone()).map_err(|error| cannot_write(&part, &error))?;
         let id = id.to_owned();
         Ok(Incoming { part, to, name, id })
@@ -314,10 +315,17 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => disk_full(None),
         _ => {
             tracing::warn!("{}: {error}", path.display());
-            let message = format!(
-                "the daemon cannot change its models folder ({error}); give its user the right to write to {}",
-                path.parent().unwrap_or(path).display()
-            );
+            let mut folder = path.parent().unwrap_or(path);
+            if error.kind() == ErrorKind::ReadOnlyFilesystem {
+                // What is to be made there is not there yet.
+                folder = folder
+                    .ancestors()
+                    .find(|folder| folder.exists())
+                    .unwrap_or(folder);
+            }
+            let advice = fences::advice(folder, error)
+                .unwrap_or_else(|| format!("give its user the right to write to {}", folder.display()));
+            let message = format!("the daemon cannot change its models folder ({error}); {advice}");
             Failure::new(ErrorCode::Internal, message)
         }
     }

@@ -11,6 +11,7 @@ mod catalog;
 mod config;
 mod dbus;
 mod errors;
+mod fences;
 mod install;
 mod ipc;
 mod jobs;

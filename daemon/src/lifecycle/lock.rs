@@ -26,13 +26,18 @@ pub enum LockError {
         pid: String,
     },
     /// The system says no.
-    #[error("the state folder {} cannot be used: {source}; check its rights, or give another with --state (or start with --user)", .path.display())]
+    #[error("the state folder {} cannot be used: {source}; {}", .path.display(), instead(.path, .source))]
     System {
         /// The folder.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
+}
+
+fn instead(path: &Path, error: &io::Error) -> String {
+    let usual = "check its rights, or give another with --state (or start with --user)";
+    crate::fences::advice(path, error).unwrap_or_else(|| usual.to_owned())
 }
 
 impl Lock {

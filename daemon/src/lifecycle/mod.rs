@@ -7,6 +7,7 @@ mod pressure;
 mod reload;
 
 pub use ask::reload as ask;
+pub use notify::is_heard as is_service;
 pub use reload::reload;
 
 use crate::app::{Activity, App, Phase};
@@ -15,6 +16,7 @@ use crate::authority::Authority;
 use crate::catalog::{Catalog, Root};
 use crate::config::{Config, KvCache, starter_dir};
 use crate::dbus;
+use crate::fences;
 use crate::install;
 use crate::ipc::{self, BindError, Door, Guests, Socket, TcpDoor, TcpError, Tokens};
 use crate::jobs::Jobs;
@@ -201,6 +203,9 @@ fn assemble(args: Args, settings: &Settings, tokens: Tokens) -> Result<Arc<App>,
         draft_cost: None,
     })?;
     make_folder(&config.storage.cache, settings.user);
+    if let Some(advice) = fences::forbidden(&config.storage.cache) {
+        tracing::warn!("packed weights cannot be kept and take private memory: {advice}");
+    }
     let mut roots = Vec::new();
     for path in &config.storage.models {
         make_folder(path, settings.user);
@@ -260,8 +265,9 @@ fn sweep(config: &Config) {
 fn make_folder(path: &Path, user: bool) {
     let mode = if user { 0o700 } else { 0o755 };
     if let Err(error) = DirBuilder::new().recursive(true).mode(mode).create(path) {
+        let advice = fences::advice(path, &error).map_or_else(String::new, |advice| format!("; {advice}"));
         tracing::warn!(
-            "the folder {} is missing and cannot be made: {error}",
+            "the folder {} is missing and cannot be made: {error}{advice}",
             path.display()
         );
     }

@@ -120,3 +120,25 @@ test_memory_pressure_is_read_where_there_is_no_trigger() {
     systemctl daemon-reload
     systemctl restart $UNIT
 }
+
+test_folders_elsewhere_work_with_the_drop_in_that_is_named() {
+    install -d -o hyprstream -g hyprstream /srv/elsewhere
+    mkdir -p /etc/hyprstream/hyprstreamd.d
+    printf '%s\n' '[storage]' 'models = "/srv/elsewhere"' >/etc/hyprstream/hyprstreamd.d/test.toml
+    systemctl restart $UNIT
+    said=$(hyp --no-start install /checkout/tests/golden/tiny/tiny.gguf new 2>&1 || true)
+    holds "$said" 'ReadWritePaths=/srv/elsewhere there'
+    drop_in 'ReadWritePaths=/srv/elsewhere'
+    systemctl restart $UNIT
+    hyp --no-start install /checkout/tests/golden/tiny/tiny.gguf new
+    [ -f /srv/elsewhere/new.gguf ]
+    # A state folder that cannot be used ends the start with the same advice.
+    printf '%s\n' '[storage]' 'state = "/srv/state"' >/etc/hyprstream/hyprstreamd.d/test.toml
+    install -d -o hyprstream -g hyprstream /srv/state
+    since=$(now)
+    systemctl restart $UNIT && return 1
+    holds "$(journal "$since")" 'ReadWritePaths=/srv/state there'
+    rm /etc/hyprstream/hyprstreamd.d/test.toml "$DROP_IN"
+    systemctl daemon-reload
+    systemctl restart $UNIT
+}
