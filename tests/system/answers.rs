@@ -104,7 +104,7 @@ fn the_same_seed_gives_the_same_text() {
 }
 
 #[test]
-fn a_seed_gives_the_same_text_with_speculation_and_without() {
+fn a_seed_gives_the_same_text_with_speculation_and_without_and_the_request_has_the_last_word() {
     let answers = |config: &str, asked: Option<bool>| {
         let daemon = Daemon::with(&[(fixtures::tiny(), "tiny.gguf")], config);
         let done: Vec<(String, Value)> = (0..6)
@@ -133,11 +133,14 @@ fn a_seed_gives_the_same_text_with_speculation_and_without() {
             drafted,
         )
     };
-    let (want, none) = answers("[generation]\nspeculation = false\n", None);
+    let off = "[generation]\nspeculation = false\n";
+    let (want, none) = answers(off, None);
     assert_eq!(none, 0);
-    let (got, drafted) = answers("", None);
-    assert_eq!(got, want);
-    assert!(drafted > 0, "nothing was guessed");
+    for (config, asked) in [("", None), (off, Some(true))] {
+        let (got, drafted) = answers(config, asked);
+        assert_eq!(got, want);
+        assert!(drafted > 0, "nothing was guessed");
+    }
     assert_eq!(answers("", Some(false)), (want, 0));
 }
 

@@ -41,6 +41,12 @@ pub struct SamplingFlags {
     /// End the answer before this text; may be given again
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
+    /// Guess ahead from the text so far: the same text, often sooner
+    #[arg(long, overrides_with = "no_speculation")]
+    pub speculation: bool,
+    /// Compute token by token
+    #[arg(long, overrides_with = "speculation")]
+    pub no_speculation: bool,
 }
 
 impl SamplingFlags {
@@ -60,7 +66,7 @@ impl SamplingFlags {
             seed: self.seed,
             stop: self.stop.clone(),
             logprobs: None,
-            speculation: None,
+            speculation: (self.speculation || self.no_speculation).then_some(self.speculation),
         }
     }
 }

@@ -61,7 +61,7 @@ fn the_question_is_sent_whole() {
         peer.answer("ok");
         true
     });
-    let args = "ask -m qwen -s Be_short. -t 0 --top-k 5 --seed 9 --stop END --stop STOP --no-think say it";
+    let args = "ask -m qwen -s Be_short. -t 0 --top-k 5 --seed 9 --stop END --stop STOP --no-think --no-speculation say it";
     let args: Vec<&str> = args.split(' ').collect();
     let output = run_with(home.hyp(&args), b"line\n");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -71,7 +71,7 @@ fn the_question_is_sent_whole() {
         "model": "qwen",
         "messages": [{"role": "system", "content": "Be_short."}, {"role": "user", "content": "say it\n\nline"}],
         "template_vars": {"enable_thinking": false},
-        "sampling": {"temperature": 0.0, "top_k": 5, "seed": 9, "stop": ["END", "STOP"]},
+        "sampling": {"temperature": 0.0, "top_k": 5, "seed": 9, "stop": ["END", "STOP"], "speculation": false},
     });
     assert_eq!(seen[0].body, expected);
 }

@@ -51,7 +51,7 @@ keys! {
     "generation"."repeat_last" => |c, v| c.generation.sampling.repeat_last, whole(v, 0, 1 << 24).map(Some);
     "generation"."presence_penalty" => |c, v| c.generation.sampling.presence_penalty, number(v, -2.0, 2.0).map(Some);
     "generation"."frequency_penalty" => |c, v| c.generation.sampling.frequency_penalty, number(v, -2.0, 2.0).map(Some);
-    "generation"."speculation" => |c, v| c.generation.speculation, truth(v);
+    "generation"."speculation" => |c, v| c.generation.sampling.speculation, truth(v).map(Some);
     "http"."body_max" => |c, v| c.http.body_max, size(v, 1 << 10, 1 << 30);
     "http"."header_timeout" => |c, v| c.http.header_timeout, duration(v);
     "tcp"."listen" => |c, v| c.tcp.listen, addresses(v);

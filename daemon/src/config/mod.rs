@@ -87,10 +87,8 @@ pub enum KvCache {
 pub struct Generation {
     /// Name of the default model.
     pub model: Option<String>,
-    /// Every field but `seed`, `stop`, `logprobs` and `speculation` is set.
+    /// Every field but `seed`, `stop` and `logprobs` is set.
     pub sampling: Sampling,
-    /// Whether answers may be guessed ahead.
-    pub speculation: bool,
 }
 
 /// Limits of the HTTP door.
@@ -171,7 +169,6 @@ impl Config {
             generation: Generation {
                 model: None,
                 sampling: default_sampling(),
-                speculation: true,
             },
             http: Http {
                 body_max: 8 << 20,
@@ -222,6 +219,7 @@ fn default_sampling() -> Sampling {
         repeat_last: Some(64),
         presence_penalty: Some(0.0),
         frequency_penalty: Some(0.0),
+        speculation: Some(true),
         ..Sampling::default()
     }
 }

@@ -68,7 +68,7 @@ fn values_are_read() {
     assert_eq!(config.runtime.kv_cache, KvCache::F32);
     assert_eq!(config.runtime.idle_unload, None);
     assert_eq!(config.generation.sampling.top_p, Some(1.0));
-    assert!(!config.generation.speculation);
+    assert_eq!(config.generation.sampling.speculation, Some(false));
     assert_eq!(config.http.body_max, 1 << 20);
 }
 

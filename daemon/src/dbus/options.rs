@@ -173,6 +173,7 @@ mod tests {
             ("max_tokens", Variant::new(5i32)),
             ("temperature", Variant::new(0.5f64)),
             ("stop", Variant::new(vec!["a", "b"])),
+            ("speculation", Variant::new(false)),
             ("priority", Variant::new("batch")),
             ("echo", Variant::new(true)),
             ("format", Variant::new("events")),
@@ -182,6 +183,7 @@ mod tests {
         assert_eq!(request.sampling.max_tokens, Some(5));
         assert_eq!(request.sampling.temperature, Some(0.5));
         assert_eq!(request.sampling.stop, ["a", "b"]);
+        assert_eq!(request.sampling.speculation, Some(false));
         assert_eq!((request.priority, request.echo), (Priority::Batch, true));
     }
 

@@ -199,7 +199,6 @@ fn assemble(args: Args, settings: &Settings, tokens: Tokens) -> Result<Arc<App>,
         },
         kv_tokens: config.runtime.kv_tokens,
         stall: config.limits.stall,
-        speculation: config.generation.speculation,
         draft_cost: None,
     })?;
     make_folder(&config.storage.cache, settings.user);

@@ -79,7 +79,6 @@ fn keep_fixed(old: &Config, new: &mut Config) -> Vec<&'static str> {
         runtime.kv_cache,
         runtime.kv_tokens,
         runtime.prefill_tokens_max,
-        generation.speculation,
         limits.queue_max,
         limits.sequences_max,
         limits.stall,

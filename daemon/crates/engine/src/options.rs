@@ -29,8 +29,6 @@ pub struct Options {
     pub kv_tokens: usize,
     /// How long a client may leave its answer unread before its request ends.
     pub stall: Duration,
-    /// Draft tokens from what was said before and check several in a step, where that pays.
-    pub speculation: bool,
     /// What a row of a step is taken to cost, as a share of a token without drafts; measured where this is `None`. For
     /// tests: with 0 every guess seems to pay.
     pub draft_cost: Option<f32>,
@@ -46,7 +44,6 @@ impl Default for Options {
             kv_format: KvFormat::F16,
             kv_tokens: 16384,
             stall: Duration::from_secs(30),
-            speculation: true,
             draft_cost: None,
         }
     }
@@ -117,9 +114,6 @@ impl MemoryPlan {
 
 /// What the sequences that run look drafts up in.
 fn drafts_bytes(config: &Config, options: &Options) -> u64 {
-    if !options.speculation {
-        return 0;
-    }
     let index = NgramIndex::bytes(options.context_of(config)) as u64;
     index.saturating_mul(options.sequences_max as u64)
 }

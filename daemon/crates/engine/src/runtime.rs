@@ -106,7 +106,7 @@ impl Runtime {
         self.shares
             .retain(|uid| waiting.iter().chain(running).any(|s| s.uid == uid));
         self.shares.enter(request.uid);
-        let sequence = Sequence::new(request, self.context, self.serial, self.options.speculation);
+        let sequence = Sequence::new(request, self.context, self.serial);
         self.waiting.push_back(sequence);
         self.serial += 1;
     }

@@ -96,7 +96,7 @@ pub enum Next {
 }
 
 impl Sequence {
-    pub fn new(request: Request, context: usize, serial: u64, speculation: bool) -> Sequence {
+    pub fn new(request: Request, context: usize, serial: u64) -> Sequence {
         let Request {
             id,
             uid,
@@ -117,7 +117,7 @@ impl Sequence {
         progress.set_state(JobState::Queued);
         let decode = model.tokenizer().map(|tokenizer| tokenizer.stream(&tokens));
         let stop = StopMatcher::new(sampling.stop.clone());
-        let speculation = (speculation && sampling.speculation).then(|| Speculation::new(longest));
+        let speculation = sampling.speculation.then(|| Speculation::new(longest));
         let voice = Voice {
             sampler: Sampler::new(sampling),
             chosen: Vec::with_capacity(if speculation.is_some() { DRAFT_MAX + 1 } else { 1 }),

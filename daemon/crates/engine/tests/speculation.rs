@@ -70,17 +70,16 @@ fn models() -> Vec<Arc<Model>> {
     paths.iter().map(|path| open(path)).collect()
 }
 
-fn engine(speculation: bool) -> Engine {
-    Engine::start(options(speculation)).unwrap()
+fn engine() -> Engine {
+    Engine::start(options()).unwrap()
 }
 
-/// With speculation every guess seems to pay, so that steps are full of right and wrong ones.
-fn options(speculation: bool) -> Options {
+/// Every guess seems to pay, so that steps are full of right and wrong ones.
+fn options() -> Options {
     Options {
         threads: 2,
         kv_format: KvFormat::F32,
         kv_tokens: 1024,
-        speculation,
         draft_cost: Some(0.0),
         ..Options::default()
     }
@@ -148,7 +147,15 @@ fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// Two engines, of which one speculates.
+/// The same, token by token.
+fn plain(sampling: &Sampling) -> Sampling {
+    Sampling {
+        speculation: Some(false),
+        ..sampling.clone()
+    }
+}
+
+/// Two engines, of which one is asked without drafts.
 struct Pair {
     plain: Engine,
     ahead: Engine,
@@ -159,8 +166,8 @@ struct Pair {
 impl Pair {
     fn new() -> Pair {
         Pair {
-            plain: engine(false),
-            ahead: engine(true),
+            plain: engine(),
+            ahead: engine(),
             drafted: 0,
             accepted: 0,
         }
@@ -173,15 +180,15 @@ impl Pair {
         tokens: &[u32],
         sampling: &Sampling,
     ) -> (Vec<Event>, FinishReason) {
-        let (want, reason, plain) = ask(&self.plain, model, tokens, sampling, false).end();
+        let (want, reason, alone) = ask(&self.plain, model, tokens, &plain(sampling), false).end();
         let (got, same_reason, ahead) = ask(&self.ahead, model, tokens, sampling, false).end();
         assert_eq!(got, want, "{sampling:?}");
         assert_eq!(same_reason, reason);
         assert_eq!(
             (ahead.prompt_tokens, ahead.completion_tokens),
-            (plain.prompt_tokens, plain.completion_tokens)
+            (alone.prompt_tokens, alone.completion_tokens)
         );
-        assert_eq!((plain.drafted_tokens, plain.accepted_tokens), (0, 0));
+        assert_eq!((alone.drafted_tokens, alone.accepted_tokens), (0, 0));
         assert!(ahead.accepted_tokens <= ahead.drafted_tokens.min(ahead.completion_tokens));
         self.drafted += ahead.drafted_tokens;
         self.accepted += ahead.accepted_tokens;
@@ -222,7 +229,7 @@ fn drawn(max_tokens: u32, temperature: f32, seed: u64) -> Sampling {
 fn a_row_has_the_same_logits_alone_and_among_drafts() {
     for model in models() {
         let pool = Arc::new(Pool::new(2).unwrap());
-        let mut runner = Runner::new(model.clone(), pool, &options(true)).unwrap();
+        let mut runner = Runner::new(model.clone(), pool, &options()).unwrap();
         let vocab = model.config().vocab;
         let tokens = prompt(1, 50);
         let given = 30;
@@ -370,11 +377,11 @@ fn an_end_token_inside_a_run_ends_it() {
 #[test]
 fn a_crowd_and_evictions_change_nothing() {
     let model = tiny();
-    let (plain, ahead) = (engine(false), engine(true));
+    let (alone, ahead) = (engine(), engine());
     // Room for two of them or three: the others wait, give way and come back.
     let narrow = Engine::start(Options {
         kv_tokens: 160,
-        ..options(true)
+        ..options()
     })
     .unwrap();
     let orders: Vec<_> = (0..20u32)
@@ -387,7 +394,7 @@ fn a_crowd_and_evictions_change_nothing() {
         .collect();
     let want: Vec<_> = orders
         .iter()
-        .map(|(tokens, sampling)| ask(&plain, &model, tokens, sampling, false).end().0)
+        .map(|(tokens, sampling)| ask(&alone, &model, tokens, &plain(sampling), false).end().0)
         .collect();
     for engine in [&ahead, &narrow] {
         let asked: Vec<_> = orders
@@ -408,7 +415,7 @@ fn a_crowd_and_evictions_change_nothing() {
 
 #[test]
 fn a_reader_that_hesitates_gets_everything_in_order() {
-    let (model, ahead) = (tiny(), engine(true));
+    let (model, ahead) = (tiny(), engine());
     let (want, ..) = ask(&ahead, &model, &prompt(0, 20), &greedy(60), false).end();
     let (got, _, usage) = ask(&ahead, &model, &prompt(0, 20), &greedy(60), true).end();
     assert_eq!(got, want);
@@ -417,7 +424,7 @@ fn a_reader_that_hesitates_gets_everything_in_order() {
 
 #[test]
 fn a_cancelled_answer_leaves_nothing_behind() {
-    let (model, ahead) = (tiny(), engine(true));
+    let (model, ahead) = (tiny(), engine());
     let asked = ask(&ahead, &model, &prompt(0, 20), &greedy(900), false);
     while !matches!(asked.items.recv_timeout(DEADLINE), Ok(Ok(Event::Token(_)))) {}
     asked.progress.cancel();
@@ -433,20 +440,10 @@ fn a_cancelled_answer_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_request_and_the_options_switch_it_off() {
-    let (model, ahead) = (tiny(), engine(true));
-    let off = Sampling {
-        speculation: Some(false),
-        ..greedy(40)
-    };
-    let (want, _, usage) = ask(&ahead, &model, &prompt(0, 20), &off, false).end();
+fn a_request_says_whether() {
+    let (model, ahead) = (tiny(), engine());
+    let (want, _, usage) = ask(&ahead, &model, &prompt(0, 20), &plain(&greedy(40)), false).end();
     assert_eq!((usage.drafted_tokens, usage.accepted_tokens), (0, 0));
     let (got, _, usage) = ask(&ahead, &model, &prompt(0, 20), &greedy(40), false).end();
     assert!(got == want && usage.drafted_tokens > 0);
-    let on = Sampling {
-        speculation: Some(true),
-        ..greedy(40)
-    };
-    let (_, _, usage) = ask(&engine(false), &model, &prompt(0, 20), &on, false).end();
-    assert_eq!(usage.drafted_tokens, 0, "the options have the last word");
 }

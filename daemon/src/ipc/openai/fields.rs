@@ -45,13 +45,18 @@ impl Fields {
         }
     }
 
-    /// A truth value; absent is false.
-    pub fn flag(&mut self, name: &str) -> Result<bool, Failure> {
+    /// A truth value.
+    pub fn truth(&mut self, name: &str) -> Result<Option<bool>, Failure> {
         match self.take(name) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(flag),
+            None => Ok(None),
+            Some(Value::Bool(truth)) => Ok(Some(truth)),
             Some(other) => Err(wrong(name, "true or false", &other)),
         }
+    }
+
+    /// A truth value; absent is false.
+    pub fn flag(&mut self, name: &str) -> Result<bool, Failure> {
+        Ok(self.truth(name)?.unwrap_or(false))
     }
 
     /// A number.

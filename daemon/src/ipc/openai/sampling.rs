@@ -53,7 +53,7 @@ pub fn sampling(fields: &mut Fields) -> Result<Sampling, Failure> {
         seed: seed(fields)?,
         stop: stop(fields)?,
         logprobs: None,
-        speculation: None,
+        speculation: fields.truth("speculation")?,
     };
     Ok(wanted)
 }

@@ -26,6 +26,7 @@ fn chat_parameters_are_read() {
         "logprobs": true, "top_logprobs": 3, "n": 1, "user": "u", "stream": true,
         "stream_options": {"include_usage": true}, "logit_bias": {}, "response_format": {"type": "text"},
         "metadata": {"a": "b"}, "store": false, "top_k": 5, "tools": [{"type": "function"}], "tool_choice": "auto",
+        "speculation": false,
     })))
     .unwrap();
     let sampling = &request.sampling;
@@ -34,7 +35,10 @@ fn chat_parameters_are_read() {
         (Some(0.0), Some(7), Some(5))
     );
     assert_eq!((sampling.seed, sampling.logprobs), (Some(u64::MAX), Some(3)));
-    assert_eq!(sampling.stop, ["x"]);
+    assert_eq!(
+        (&sampling.stop[..], sampling.speculation),
+        (&["x".to_owned()][..], Some(false))
+    );
     assert!(request.stream && request.include_usage && request.tools.len() == 1);
     let newer = chat(hello(
         json!({"max_tokens": 7, "max_completion_tokens": 9, "stop": ["a", "b"]}),

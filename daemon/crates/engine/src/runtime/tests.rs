@@ -62,7 +62,6 @@ fn runtime() -> Runtime {
     let options = Options {
         kv_format: KvFormat::F32,
         kv_tokens: 1024,
-        speculation: false,
         ..Options::default()
     };
     Runtime::new(Arc::new(model), pool, &options, &Arc::default()).unwrap()
@@ -92,13 +91,17 @@ fn ask_for(runtime: &mut Runtime, uid: u32, tokens: Vec<u32>, wanted: &Sampling,
         items: Items::default(),
         progress: Arc::new(Progress::new()),
     };
+    let plain = Sampling {
+        speculation: Some(false),
+        ..Sampling::default()
+    };
     runtime.accept(Request {
         id: "test".into(),
         uid,
         priority: Priority::default(),
         model: runtime.model().clone(),
         tokens,
-        sampling: SamplingParams::resolve(wanted, &Sampling::default()).unwrap(),
+        sampling: SamplingParams::resolve(wanted, &plain).unwrap(),
         echo,
         progress: asked.progress.clone(),
         sink: Box::new(Inbox(asked.items.clone())),
