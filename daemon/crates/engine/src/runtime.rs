@@ -350,6 +350,8 @@ impl Runtime {
                 sequence.undraft(count);
                 continue;
             }
+            // Right or wrong, each of them is work that others wait for.
+            self.shares.charge(sequence.uid, count);
             rows -= count;
             drafted += count;
         }

@@ -8,7 +8,7 @@ pub const AGING: Duration = Duration::from_secs(10);
 /// The most tokens that one user can be ahead of another, so that nobody is made to wait for the past.
 const LEAD_MAX: u64 = 4096;
 
-/// How many tokens each user got, of those that have requests here.
+/// How many tokens were computed for each user, of those that have requests here: drafts too, that came true or not.
 #[derive(Default)]
 pub struct Shares {
     accounts: Vec<(u32, u64)>,
@@ -28,7 +28,7 @@ impl Shares {
         self.accounts.retain(|a| present(a.0));
     }
 
-    /// This user got so many tokens.
+    /// So many tokens are computed for this user.
     pub fn charge(&mut self, uid: u32, tokens: usize) {
         let mut most = 0;
         for account in &mut self.accounts {
@@ -43,7 +43,7 @@ impl Shares {
         }
     }
 
-    /// Tokens that this user got.
+    /// Tokens that were computed for this user.
     pub fn served(&self, uid: u32) -> u64 {
         self.accounts.iter().find(|a| a.0 == uid).map_or(0, |a| a.1)
     }

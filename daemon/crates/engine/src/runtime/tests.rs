@@ -3,7 +3,7 @@ use super::*;
 use crate::forward::Part;
 use crate::{LoadOptions, Progress, SamplingParams, Sink};
 use hyprstream_kernels::KvFormat;
-use hyprstream_protocol::{Event, Priority, Sampling};
+use hyprstream_protocol::{Event, Priority, Sampling, Usage};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -47,6 +47,13 @@ impl Asked {
         items.iter().filter_map(score).collect()
     }
 
+    fn usage(&self) -> Usage {
+        match self.items.lock().unwrap().last() {
+            Some(Ok(Event::Done { usage, .. })) => *usage,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn is_over(&self) -> bool {
         matches!(
             self.items.lock().unwrap().last(),
@@ -56,12 +63,17 @@ impl Asked {
 }
 
 fn runtime() -> Runtime {
+    runtime_with(None)
+}
+
+fn runtime_with(draft_cost: Option<f32>) -> Runtime {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/golden/archs/qwen3/hf");
     let pool = Arc::new(Pool::new(2).unwrap());
     let model = Model::load("tiny", &path, &LoadOptions::new(&pool), &mut |_, _| {}).unwrap();
     let options = Options {
         kv_format: KvFormat::F32,
         kv_tokens: 1024,
+        draft_cost,
         ..Options::default()
     };
     Runtime::new(Arc::new(model), pool, &options, &Arc::default()).unwrap()
@@ -301,4 +313,27 @@ fn scores_of_who_is_parked_between_its_tiles_come_once_and_in_order() {
     park(&mut runtime, 0);
     step_until_over(&mut runtime, &scored);
     assert_eq!(scored.scores(), expected.scores());
+}
+
+#[test]
+fn drafts_that_did_not_come_true_are_charged_too() {
+    // Every guess seems to pay, so many of them are wrong.
+    let mut runtime = runtime_with(Some(0.0));
+    let wanted = Sampling {
+        max_tokens: Some(200),
+        temperature: Some(5.0),
+        top_k: Some(3),
+        ignore_eos: true,
+        seed: Some(1),
+        speculation: Some(true),
+        ..Sampling::default()
+    };
+    let asked = ask_for(&mut runtime, 1, text(1, 20), &wanted, false);
+    step_until_over(&mut runtime, &asked);
+    let usage = asked.usage();
+    let refused = usage.drafted_tokens - usage.accepted_tokens;
+    assert!(refused > 9 && usage.accepted_tokens > 0, "{usage:?}");
+    // The first token of the answer comes with the prompt.
+    let computed = 20 + usage.completion_tokens - 1 + refused;
+    assert_eq!(runtime.shares.served(1), u64::from(computed));
 }
