@@ -122,6 +122,33 @@ fn a_model_that_does_not_fit_is_refused_with_the_numbers() {
 }
 
 #[test]
+fn the_budget_counts_what_the_threads_keep_and_once() {
+    let files = [(fixtures::tiny(), "tiny.gguf"), (fixtures::tiny(), "twin.gguf")];
+    let with = |memory_max: u64| Daemon::with(&files, &format!("[runtime]\nmemory_max = {memory_max}\n"));
+    let daemon = with(1 << 30);
+    let needed =
+        |model| daemon.get(&format!("/hyprstream/v1/models/{model}")).json()["memory_needed"].as_u64();
+    let needed = needed("tiny").unwrap() + needed("twin").unwrap();
+    daemon.hyp(["load", "tiny"]).ok();
+    daemon.hyp(["load", "twin"]).ok();
+    let status = daemon.get("/hyprstream/v1/status").json();
+    let threads = status["memory"]["claimed"].as_u64().unwrap() - needed;
+    assert_eq!(threads > 0, status["isa"] == "amx", "{status}");
+    daemon.stop();
+    for (budget, fits) in [(needed + threads, 2), (needed + threads - 1, 1)] {
+        let daemon = with(budget);
+        daemon.hyp(["load", "tiny"]).ok();
+        daemon.hyp(["load", "twin"]).ok();
+        let loaded = daemon.get("/hyprstream/v1/status").json()["loaded"]
+            .as_array()
+            .unwrap()
+            .len();
+        assert_eq!(loaded, fits, "the idle one makes room");
+        daemon.stop();
+    }
+}
+
+#[test]
 fn a_stopped_daemon_leaves_no_socket_and_no_prompt_in_its_log() {
     let mut daemon = Daemon::tiny();
     let socket = daemon.socket();

@@ -63,20 +63,22 @@ impl Shared {
     fn make_room(&self, entry: &Entry, need: u64) -> Result<(), AcquireError> {
         let mut state = self.state();
         loop {
-            let (used, by) = state.claimed();
+            let (used, by) = self.claimed(&mut state);
             let budget = self.limits().budget;
-            if used.saturating_add(need) <= budget {
+            let alone = need.saturating_add(self.engine.thread_bytes());
+            let needs = if used == 0 { alone } else { need };
+            if used.saturating_add(needs) <= budget {
                 break;
             }
             let too_large = || AcquireError::TooLarge {
                 name: entry.name.clone(),
-                needs: need,
+                needs,
                 budget,
                 used,
                 by: by.clone(),
             };
             // Nobody is sent away for a model that does not fit even alone.
-            if need > budget {
+            if alone > budget {
                 return Err(too_large());
             }
             let name = state.least_recently_used().ok_or_else(too_large)?;

@@ -147,9 +147,9 @@ impl Models {
         Some(MemoryPlan::for_model(entry.summary()?, self.shared.engine.options()).total())
     }
 
-    /// Bytes claimed now, and the names of the models that claim them.
+    /// Bytes claimed now, with those of the compute threads, and the names of the models that claim them.
     pub fn claimed(&self) -> (u64, Vec<String>) {
-        self.shared.state().claimed()
+        self.shared.claimed(&mut self.shared.state())
     }
 
     /// Whether a model is on its way into memory.
@@ -328,6 +328,15 @@ impl State {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What models claim, and what the compute threads keep, once for all of them.
+    fn claimed(&self, state: &mut State) -> (u64, Vec<String>) {
+        let (claim, names) = state.claimed();
+        match claim {
+            0 => (0, names),
+            _ => (claim.saturating_add(self.engine.thread_bytes()), names),
+        }
     }
 
     fn limits(&self) -> Limits {

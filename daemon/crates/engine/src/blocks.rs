@@ -111,6 +111,18 @@ impl Blocks {
         }
     }
 
+    /// Bytes of [`Blocks::new`].
+    pub fn bytes(count: usize) -> u64 {
+        // A hash map holds seven entries in eight places, a power of two of them, with a byte more each.
+        let places = count.saturating_mul(2).saturating_mul(8).div_ceil(7).max(16);
+        let places = places.checked_next_power_of_two().unwrap_or(usize::MAX) as u64;
+        let place = size_of::<(u64, u32)>() + 1;
+        let tokens = KV_BLOCK * size_of::<u32>();
+        let block = size_of::<Block>() + tokens + size_of::<u32>() + size_of::<(u64, u32)>();
+        let index = places.saturating_mul(place as u64).saturating_add(64);
+        (count as u64).saturating_mul(block as u64).saturating_add(index)
+    }
+
     pub fn count(&self) -> usize {
         self.blocks.len()
     }

@@ -3,7 +3,7 @@ use crate::options::Options;
 use crate::queue::Queue;
 use crate::runtime::{Did, Runtime};
 use crate::{EngineError, KvBlocks, Model, Request};
-use hyprstream_kernels::Pool;
+use hyprstream_kernels::{Pool, attend_scratch_bytes};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -180,6 +180,11 @@ impl Engine {
     /// The compute threads, for loads.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Bytes that the compute threads keep from the first prompt on, for whatever models are loaded.
+    pub fn thread_bytes(&self) -> u64 {
+        attend_scratch_bytes(self.pool.isa(), self.pool.threads()) as u64
     }
 
     /// What it was started with, with every number in its range.

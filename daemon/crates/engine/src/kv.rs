@@ -34,6 +34,15 @@ impl KvCache {
         })
     }
 
+    /// Bytes of [`KvCache::new`], the books among them. Saturates.
+    pub fn bytes(config: &Config, format: KvFormat, blocks: usize) -> u64 {
+        let layer = KvLayer::bytes(format, blocks, config.kv_heads, config.head_dim);
+        let layers = layer.and_then(|bytes| bytes.checked_mul(config.layers));
+        layers.map_or(u64::MAX, |bytes| {
+            Blocks::bytes(blocks).saturating_add(bytes as u64)
+        })
+    }
+
     /// Tokens that fit, all sequences together.
     pub fn capacity_tokens(&self) -> usize {
         self.blocks.count().saturating_mul(KV_BLOCK)

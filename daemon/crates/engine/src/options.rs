@@ -1,7 +1,8 @@
 //! How large the engine may get. Invariant: a plan counts every buffer that a loaded model ever owns; nothing grows later.
+use crate::KvCache;
 use crate::forward::{Lane, batch_width, input_width};
 use crate::speculation::NgramIndex;
-use hyprstream_kernels::{Input, KV_BLOCK, KvFormat, KvLayer};
+use hyprstream_kernels::{Input, KV_BLOCK, KvFormat};
 use hyprstream_model::{Config, Summary};
 use std::time::Duration;
 
@@ -74,12 +75,14 @@ impl Options {
     }
 }
 
-/// Bytes that a loaded model claims.
+/// Bytes that a loaded model claims. What the compute threads keep for all of them is in [`Engine::thread_bytes`].
+///
+/// [`Engine::thread_bytes`]: crate::Engine::thread_bytes
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// Weights: packed, or as they lie in the mapped file.
     pub weights: u64,
-    /// Keys and values.
+    /// Keys and values, and the books about their blocks.
     pub kv: u64,
     /// Buffers of the forward step, logits among them.
     pub scratch: u64,
@@ -90,18 +93,9 @@ impl MemoryPlan {
     /// than any budget.
     pub fn for_model(summary: &Summary, options: &Options) -> MemoryPlan {
         let config = &summary.config;
-        let layer = KvLayer::bytes(
-            options.kv_format,
-            options.kv_blocks(),
-            config.kv_heads,
-            config.head_dim,
-        );
-        let kv = layer
-            .and_then(|bytes| bytes.checked_mul(config.layers))
-            .map_or(u64::MAX, |bytes| bytes as u64);
         MemoryPlan {
             weights: summary.resident_bytes,
-            kv,
+            kv: KvCache::bytes(config, options.kv_format, options.kv_blocks()),
             scratch: scratch_bytes(config, options).saturating_add(drafts_bytes(config, options)),
         }
     }

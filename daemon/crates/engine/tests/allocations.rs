@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use hyprstream_engine::forward::{Lane, Logits, Runner, Slice};
 use hyprstream_engine::speculation::Speculation;
-use hyprstream_engine::{BlockTable, LoadOptions, Model, Options};
-use hyprstream_kernels::Pool;
+use hyprstream_engine::{BlockTable, KvCache, LoadOptions, MemoryPlan, Model, Options};
+use hyprstream_kernels::{KvFormat, KvLayer, Pool};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,14 +15,26 @@ struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
+thread_local! {
+    /// What this thread allocated and has not freed.
+    static BYTES: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(bytes: isize) {
+    // A thread that ends frees things when it has no locals any more.
+    let _ = BYTES.try_with(|all| all.set(all.get() + bytes));
+}
+
 // SAFETY: every call goes to the system allocator unchanged; only a counter is added.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        count(layout.size() as isize);
         // SAFETY: the caller's promise about `layout` is the one that `System` asks for.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
         // SAFETY: `ptr` came from `System` through `alloc`, with this layout.
         unsafe { System.dealloc(ptr, layout) }
     }
@@ -128,4 +141,53 @@ fn drafts_allocate_nothing() {
     step(0);
     assert_quiet([0..400, 0..400, 0..400], &mut step);
     assert!(drafted > 100, "{drafted}");
+}
+
+/// What `make` leaves allocated.
+fn allocated<T>(make: impl FnOnce() -> T) -> (u64, T) {
+    let before = BYTES.get();
+    let made = make();
+    ((BYTES.get() - before) as u64, made)
+}
+
+#[test]
+fn the_books_of_a_cache_are_planned() {
+    let runner = runner();
+    let config = runner.model().config();
+    for blocks in [1, 7, 16, 100, 512, 5000] {
+        let (got, _cache) = allocated(|| KvCache::new(config, KvFormat::F16, blocks).unwrap());
+        let layer = KvLayer::bytes(KvFormat::F16, blocks, config.kv_heads, config.head_dim).unwrap();
+        let planned = KvCache::bytes(config, KvFormat::F16, blocks) - (layer * config.layers) as u64;
+        // The layers' own pages are not of this allocator; their list is, which has four places at least.
+        let got = got - (config.layers.max(4) * size_of::<KvLayer>()) as u64;
+        assert!(
+            got <= planned && planned < got + got / 10 + 512,
+            "{blocks}: {got}, not {planned}"
+        );
+    }
+}
+
+#[test]
+fn a_plan_covers_what_a_runner_takes() {
+    let model = runner().model().clone();
+    let options = Options {
+        kv_tokens: 512,
+        ..Options::default()
+    };
+    let plan = MemoryPlan::for_model(model.file().summary(), &options);
+    let pool = Arc::new(Pool::new(1).unwrap());
+    let layers = {
+        let config = model.config();
+        KvLayer::bytes(
+            options.kv_format,
+            options.kv_blocks(),
+            config.kv_heads,
+            config.head_dim,
+        )
+        .unwrap()
+            * config.layers
+    };
+    let (got, _runner) = allocated(|| Runner::new(model, pool, &options).unwrap());
+    let planned = plan.kv + plan.scratch - layers as u64;
+    assert!(got <= planned, "{got} of {planned}");
 }
