@@ -8,7 +8,7 @@ test_install_starts_the_socket_and_nothing_else() {
     [ "$(stat -c '%U:%a' /var/lib/hyprstream/models)" = hyprstream:755 ]
     [ "$(stat -c '%U:%a' /etc/hyprstream/hyprstreamd.toml)" = root:644 ]
     hyprstreamd --check-config
-    for page in man1/hyp.1 man5/hyprstreamd.toml.5 man8/hyprstreamd.8; do [ -f /usr/share/man/$page.gz ]; done
+    for page in man1/hyp.1 man3/libhyprstream.3 man5/hyprstreamd.toml.5 man8/hyprstreamd.8; do [ -f /usr/share/man/$page.gz ]; done
     bash -n /usr/share/bash-completion/completions/hyp
 }
 
@@ -18,6 +18,20 @@ test_any_user_gets_an_answer_on_first_use() {
     holds "$said" models
     systemctl is-active $UNIT
     [ "$(stat -c %U /proc/"$(pid)")" = hyprstream ]
+}
+
+test_a_c_program_is_built_with_the_library_and_asks() {
+    command -v cc && command -v pkg-config || skip "there is no C compiler or no pkg-config"
+    # shellcheck disable=SC2046 # flags
+    cc -Wall -Wextra -Werror /usr/share/doc/hyprstream/examples/ask.c -o /tmp/ask $(pkg-config --cflags --libs hyprstream) -pthread
+    # By the name that stays when the library gets better, from where the package put it.
+    holds "$(ldd /tmp/ask)" 'libhyprstream\.so\.0 => (/usr)?/lib/[^/]*-linux-gnu/libhyprstream\.so\.0 '
+    user alice
+    holds "$(as alice /tmp/ask "how do I add a model")" models
+    # The loader's cache was told, and what a package linked to it must depend on is known.
+    holds "$(ldconfig -p)" 'libhyprstream\.so\.0 '
+    holds "$(cat /var/lib/dpkg/info/hyprstream*.shlibs)" '^libhyprstream 0 hyprstream '
+    [ -z "$(dpkg --verify hyprstream)" ] || fail "$(dpkg --verify hyprstream)"
 }
 
 test_a_change_of_the_configuration_survives_an_upgrade_that_restarts_it() {
@@ -62,9 +76,12 @@ test_it_can_be_installed_again() {
 test_purge_leaves_nothing() {
     dpkg --purge hyprstream
     systemctl daemon-reload
-    for path in /var/lib/hyprstream /var/cache/hyprstream /etc/hyprstream /run/hyprstream /usr/share/hyprstream /usr/bin/hyp; do
+    for path in /var/lib/hyprstream /var/cache/hyprstream /etc/hyprstream /run/hyprstream /usr/share/hyprstream /usr/bin/hyp \
+        /usr/include/hyprstream.h; do
         [ ! -e $path ] || fail "$path is still there"
     done
+    [ -z "$(find /usr/lib -name 'libhyprstream*' -o -name hyprstream.pc)" ]
+    lacks "$(ldconfig -p)" hyprstream
     [ -z "$(find /etc/systemd /var/lib/systemd/deb-systemd-helper-enabled -name '*hyprstream*')" ]
     [ "$(systemctl show --value -p LoadState $UNIT)" = not-found ]
 }
