@@ -8,6 +8,9 @@ use clap_mangen::Man;
 use std::fmt::Write as _;
 use std::io;
 
+/// When this file's words last changed; `TH` wants a day, and the page must not depend on today's.
+const DAY: &str = "2026-11-21";
+
 const DESCRIPTION: &str = "\
 hyp is the client of hyprstreamd, the service that runs language models on this machine. Nothing that is asked leaves the machine.
 
@@ -100,7 +103,7 @@ pub fn write(out: &mut dyn io::Write) -> io::Result<()> {
         .source("hyprstream")
         .manual("User Commands");
     let mut page = String::from(".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n");
-    page.push_str(".TH HYP 1 \"\" \"hyprstream\" \"User Commands\"\n");
+    let _ = writeln!(page, ".TH HYP 1 \"{DAY}\" \"hyprstream\" \"User Commands\"");
     page.push_str(".SH NAME\nhyp \\- ask the language models on this machine\n");
     page.push_str(".SH SYNOPSIS\n\\fBhyp\\fR [\\fIOPTIONS\\fR] \\fICOMMAND\\fR [\\fIARGUMENTS\\fR]\n");
     page.push_str(".SH DESCRIPTION\n");
@@ -199,10 +202,12 @@ fn part(render: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> io::Result
             .iter()
             .any(|start| line.starts_with(start))
     };
-    Ok(text
+    let text = text
         .lines()
         .filter(own)
-        .fold(String::new(), |all, line| all + line.trim_end() + "\n"))
+        .fold(String::new(), |all, line| all + line.trim_end() + "\n");
+    // Two breaks around an empty line are one break too many for each of the two.
+    Ok(text.replace(".br\n\n.br\n", ".sp\n"))
 }
 
 fn paragraphs(page: &mut String, text: &str) {
