@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Stands in for polkit and logind on a test's private bus.
 
-usage: bus_services.py ADDRESS RULES
+usage: bus_services.py ADDRESS RULES [NAME...]      stands in for NAME alone, org.freedesktop.login1 say
 
 RULES is a JSON file, read at every question: {"org.hyprstream.install": "yes" | "no" | "password", ...}; "password" is yes
 where a person may be asked. Every question is printed as a JSON line. Lines on standard input: "sleep" and "wake" send
@@ -72,7 +72,8 @@ class Logind(dbus.service.Object):
 
 def main():
     bus = dbus.bus.BusConnection(sys.argv[1], mainloop=DBusGMainLoop())
-    names = [dbus.service.BusName(name, bus) for name in ("org.freedesktop.PolicyKit1", "org.freedesktop.login1")]
+    wanted = sys.argv[3:] or ["org.freedesktop.PolicyKit1", "org.freedesktop.login1"]
+    names = [dbus.service.BusName(name, bus) for name in wanted]
     authority, logind = Authority(bus, sys.argv[2]), Logind(bus)
     say({"ready": [name.get_name() for name in names]})
 
