@@ -1,6 +1,6 @@
 # The unit as it stands: fences, folders, identity, instruction set.
 
-install_package
+install_package >/dev/null
 
 test_exposure_is_at_most_1_5() {
     # The threshold is in tenths; it fails above.
@@ -17,6 +17,41 @@ test_exposure_with_accelerators_is_at_most_2() {
 test_systemd_has_nothing_to_remark() {
     said=$(systemd-analyze verify /usr/lib/systemd/system/hyprstreamd.{service,socket} /usr/lib/systemd/user/hyprstreamd.{service,socket} 2>&1)
     lacks "$said" hyprstream
+}
+
+# From 253 on, systemd itself asks for a reload. Older ones know no such type; what else the drop-in says is tried there.
+test_the_notify_reload_drop_in() {
+    version=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+    mkdir -p /tmp/n/$UNIT.d /etc/systemd/system/$UNIT.d /etc/hyprstream/hyprstreamd.d
+    cp /usr/lib/systemd/system/$UNIT /tmp/n/
+    cp /usr/share/hyprstream/systemd/notify-reload.conf /tmp/n/$UNIT.d/
+    said=$(systemd-analyze verify /tmp/n/$UNIT 2>&1 | grep -F notify-reload.conf || true)
+    [ "$version" -ge 253 ] || said=$(grep -v 'Failed to parse service type, ignoring: notify-reload' <<<"$said" || true)
+    [ -z "$said" ] || fail "$said"
+    cp /usr/share/hyprstream/systemd/notify-reload.conf /etc/systemd/system/$UNIT.d/
+    systemctl daemon-reload
+    systemctl restart $UNIT
+    # One command, which refuses a broken configuration before the daemon hears of it.
+    [ "$(property ExecReload | grep -o 'argv\[\]=[^;]*')" = 'argv[]=/usr/bin/hyprstreamd --check-config ' ]
+    since=$(now)
+    before=$(pid)
+    systemctl reload $UNIT
+    echo '[runtime' >/etc/hyprstream/hyprstreamd.d/test.toml
+    refused systemctl reload $UNIT
+    rm /etc/hyprstream/hyprstreamd.d/test.toml
+    holds "$(journal "$since")" 'test.toml:1'
+    [ "$(pid)" = "$before" ]
+    [ "$(systemctl is-active $UNIT)" = active ]
+    kind=$(property Type)
+    printf '%s\n' '[generation]' 'max_tokens = 3' >/etc/hyprstream/hyprstreamd.d/test.toml
+    systemctl reload $UNIT
+    answer=$(api POST /hyprstream/v1/generate '{"prompt":"Once upon a time"}')
+    rm /etc/hyprstream/hyprstreamd.d/test.toml /etc/systemd/system/$UNIT.d/notify-reload.conf
+    systemctl daemon-reload
+    systemctl restart $UNIT
+    [ "$version" -ge 253 ] || skip "systemd $version has no Type=notify-reload (253 and newer): only its checks and its ExecReload= were tried"
+    [ "$kind" = notify-reload ]
+    holds "$answer" '"completion_tokens":3'
 }
 
 test_it_starts_with_the_processors_best_instructions() {
