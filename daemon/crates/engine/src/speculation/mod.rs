@@ -18,8 +18,8 @@ pub const DRAFT_MAX: usize = crate::options::LOGIT_ROWS - 1;
 
 /// Share of the time that may be lost to drafts.
 const LOSS_SHARE: f32 = 0.01;
-/// What a sequence may lose at its start, in tokens' time.
-const PURSE_START: f32 = 1.0;
+/// What a sequence may lose at its start, in tokens' time: 1% of a short answer of 25 tokens.
+const PURSE_START: f32 = 0.25;
 /// Most of what drafts have won that later ones may lose again.
 const PURSE_MAX: f32 = 2.0;
 
@@ -68,6 +68,7 @@ impl Speculation {
         let index = self.index.get_or_insert_with(|| NgramIndex::new(self.tokens_max));
         index.extend(tokens);
         let max = max.min(DRAFT_MAX).min(tokens.capacity() - tokens.len());
+        self.cost = cost;
         let Some(found) = index.find(tokens).filter(|_| max > 0) else {
             return 0;
         };
@@ -77,7 +78,6 @@ impl Speculation {
             // To notice when drafts would pay again.
             count = max.min(1);
         }
-        self.cost = cost;
         let known = tokens.len();
         for at in found.next..found.next + count {
             // What follows the match may reach into the draft itself: that is how a loop goes on.
@@ -99,8 +99,10 @@ impl Speculation {
         }
         let grown = 1 + accepted as u32;
         self.rested = self.rested.saturating_add(grown);
-        if self.purse < PURSE_START {
-            self.purse = (self.purse + grown as f32 * LOSS_SHARE).min(PURSE_START);
+        // A row must fit in, however dear it is; else nothing would ever be drafted.
+        let full = PURSE_START.max(self.cost);
+        if self.purse < full {
+            self.purse = (self.purse + grown as f32 * LOSS_SHARE).min(full);
         }
     }
 
@@ -172,6 +174,29 @@ mod tests {
             let time = steps as f32 + rows as f32 * cost;
             assert!(time < 3000.0 * 1.012, "{steps} steps and {rows} rows at {cost}");
         }
+    }
+
+    #[test]
+    fn noise_costs_little_of_a_short_answer_too() {
+        for cost in [0.05, 0.15, 0.5, 1.0] {
+            for seed in 0..20 {
+                let mut next = numbers(seed, 40);
+                let text: Vec<u32> = (0..1048).map(|_| next()).collect();
+                let (steps, rows) = play(&text, 1000, cost);
+                let time = steps as f32 + rows as f32 * cost;
+                assert!(time < 48.0 * 1.02, "{steps} steps and {rows} rows at {cost}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_quote_pays_where_rows_are_dear() {
+        let mut next = numbers(5, 50_000);
+        let mut text: Vec<u32> = (0..400).map(|_| next()).collect();
+        text.extend_from_within(20..320);
+        let (steps, rows) = play(&text, 400, 0.7);
+        let time = steps as f32 + rows as f32 * 0.7;
+        assert!(time < 300.0 * 0.85, "{steps} steps and {rows} rows");
     }
 
     #[test]
