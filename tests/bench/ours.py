@@ -40,7 +40,7 @@ class Stream:
         head = f"POST {API}/generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(path)
-        self.stamps, self.rest, self.over = [], b"", False
+        self.stamps, self.tokens, self.rest, self.over = [], [], b"", False
         self.sent = time.perf_counter()
         self.socket.sendall(head.encode() + body)
         self.socket.setblocking(False)
@@ -57,8 +57,9 @@ class Stream:
         for line in lines:
             if line.startswith(TOKEN):
                 self.stamps.append(now)
+                self.tokens.append(line)
             elif line.startswith(DONE):
-                self.over = True
+                self.over, self.done = True, json.loads(line)
             elif line.startswith(ERROR) or b'{"error"' in line:
                 raise SystemExit("the daemon says: " + line.decode())
 
