@@ -14,13 +14,15 @@ use hyprstream_kernels::{
 use inputs::{Aligned, PACKED, Random, bits, isas, pools};
 use proptest::prelude::*;
 
-const FORMS: Forms = Forms {
+/// Floats, beside the form that weights want.
+const PLAIN: Forms = Forms {
     plain: true,
-    packed: true,
+    by_32: false,
+    by_256: false,
 };
 
 /// Error of an int8 product, relative to the sum over groups of magnitudes: an activation is off by at most half a step
-/// of 1/127 of its group's greatest, plus the rounding of f32 sums.
+/// of 1/127 of the greatest that shares its scale, plus the rounding of f32 sums.
 const INT8_STEP: f64 = 0.51 / 127.0;
 
 struct Case {
@@ -75,10 +77,11 @@ impl Case {
             prefill: 0,
         };
         let x = &self.x[range.start * self.cols..range.end * self.cols];
-        input.set(pool, x, self.cols, rows, FORMS);
+        let w = Weight::Packed(self.packed());
+        input.set(pool, x, self.cols, rows, w.forms().and(PLAIN));
         let mut y = self.start[range.start * self.rows..range.end * self.rows].to_vec();
         let product = Product {
-            w: Weight::Packed(self.packed()),
+            w,
             bias: self.bias.as_deref(),
             y: &mut y,
             add: self.add,
@@ -95,18 +98,10 @@ impl Case {
             let weights = Row::new(self.format, self.w().row(row));
             for token in 0..self.tokens {
                 let x = &self.x[token * self.cols..][..self.cols];
-                let mut acc = 0.0;
-                for (g, group) in weights.groups.iter().enumerate() {
-                    let from = g * weights.len;
-                    let of_32 = from / 32 * 32;
-                    let (scale, q) = int8(&x[of_32..of_32 + 32]);
-                    let q = &q[from - of_32..][..weights.len];
-                    let dot: i32 = group.codes.iter().zip(q).map(|(c, q)| c * q).sum();
-                    acc = fma(dot as f32, group.scale * scale, acc);
-                    if let Some(min) = group.min {
-                        acc = fma(min, scale * q.iter().sum::<i32>() as f32, acc);
-                    }
-                }
+                let acc = match self.format.block_len() {
+                    256 => weights.by_256(x, fma),
+                    _ => weights.by_32(x, fma),
+                };
                 let y = &mut y[token * self.rows + row];
                 let sum = self.bias.as_ref().map_or(acc, |bias| acc + bias[row]);
                 *y = if self.add { *y + sum } else { sum };
@@ -143,10 +138,49 @@ struct Row {
 }
 
 struct WeightGroup {
+    /// What its block's `d` and `-dmin` are multiplied with; 1 where groups have scales of their own.
+    whole: (i32, i32),
+    /// Those of the block, or of the group.
     scale: f32,
     min: Option<f32>,
     /// Codes minus the offset.
     codes: Vec<i32>,
+}
+
+impl Row {
+    /// Groups of 32 with scales of their own.
+    fn by_32(&self, x: &[f32], fma: impl Fn(f32, f32, f32) -> f32) -> f32 {
+        let mut acc = 0.0;
+        for (group, x) in self.groups.iter().zip(x.chunks_exact(32)) {
+            let (scale, q) = int8(x);
+            let dot: i32 = group.codes.iter().zip(&q).map(|(c, q)| c * q).sum();
+            acc = fma(dot as f32, group.scale * scale, acc);
+            if let Some(min) = group.min {
+                acc = fma(min, scale * q.iter().sum::<i32>() as f32, acc);
+            }
+        }
+        acc
+    }
+
+    /// Blocks of 256, whose groups have whole numbers.
+    fn by_256(&self, x: &[f32], fma: impl Fn(f32, f32, f32) -> f32) -> f32 {
+        let mut acc = 0.0;
+        for (block, x) in self.groups.chunks_exact(256 / self.len).zip(x.chunks_exact(256)) {
+            let (scale, q) = int8(x);
+            let (mut dot, mut low) = (0, 0);
+            for (group, q) in block.iter().zip(q.chunks_exact(self.len)) {
+                let of_group: i32 = group.codes.iter().zip(q).map(|(c, q)| c * q).sum();
+                dot += group.whole.0 * of_group;
+                low += group.whole.1 * q.iter().sum::<i32>();
+            }
+            let total = match block[0].min {
+                Some(min) => fma(dot as f32, block[0].scale, low as f32 * min),
+                None => dot as f32 * block[0].scale,
+            };
+            acc = fma(total, scale, acc);
+        }
+        acc
+    }
 }
 
 fn half_at(bytes: &[u8], at: usize) -> f32 {
@@ -165,14 +199,16 @@ impl Row {
             let mut values = vec![0.0; format.block_len()];
             reference::decode_row(format, block, &mut values);
             for (g, values) in values.chunks_exact(len).enumerate() {
-                let (scale, min) = scale_of(format, block, g);
+                let (d, dmin, whole) = scale_of(format, block, g);
+                let (scale, min) = (d * whole.0 as f32, dmin.map(|dmin| dmin * whole.1 as f32));
                 let code = |v: &f32| {
                     let code = (f64::from(*v) - f64::from(min.unwrap_or(0.0))) / f64::from(scale);
                     if scale == 0.0 { 0 } else { code.round() as i32 }
                 };
                 groups.push(WeightGroup {
-                    scale,
-                    min,
+                    whole,
+                    scale: d,
+                    min: dmin,
                     codes: values.iter().map(code).collect(),
                 });
             }
@@ -181,7 +217,8 @@ impl Row {
     }
 }
 
-fn scale_of(format: Format, b: &[u8], g: usize) -> (f32, Option<f32>) {
+/// `d` and `-dmin`, and what the group multiplies them with.
+fn scale_of(format: Format, b: &[u8], g: usize) -> (f32, Option<f32>, (i32, i32)) {
     let six = |at: usize| {
         let (s, m) = if g < 4 {
             (b[at + g] & 63, b[at + g + 4] & 63)
@@ -191,34 +228,31 @@ fn scale_of(format: Format, b: &[u8], g: usize) -> (f32, Option<f32>) {
                 b[at + g + 4] >> 4 | b[at + g] >> 6 << 4,
             )
         };
-        (
-            half_at(b, 0) * f32::from(s),
-            Some(-(half_at(b, 2) * f32::from(m))),
-        )
+        let whole = (i32::from(s), i32::from(m));
+        (half_at(b, 0), Some(-half_at(b, 2)), whole)
     };
     match format {
-        Format::Q4_1 | Format::Q5_1 => (half_at(b, 0), Some(half_at(b, 2))),
+        Format::Q4_1 | Format::Q5_1 => (half_at(b, 0), Some(half_at(b, 2)), (1, 1)),
         Format::Q2_K => (
-            half_at(b, 80) * f32::from(b[g] & 15),
-            Some(-(half_at(b, 82) * f32::from(b[g] >> 4))),
+            half_at(b, 80),
+            Some(-half_at(b, 82)),
+            (i32::from(b[g] & 15), i32::from(b[g] >> 4)),
         ),
         Format::Q3_K => {
             let low = b[96 + g % 8] >> (g / 8 * 4) & 15;
             let high = b[104 + g % 4] >> (g / 4 * 2) & 3;
-            (half_at(b, 108) * (f32::from(low | high << 4) - 32.0), None)
+            (half_at(b, 108), None, (i32::from(low | high << 4) - 32, 0))
         }
         Format::Q4_K | Format::Q5_K => six(4),
-        Format::Q6_K => (half_at(b, 208) * f32::from(b[192 + g] as i8), None),
+        Format::Q6_K => (half_at(b, 208), None, (i32::from(b[192 + g] as i8), 0)),
         Format::IQ4_XS => {
             let low = b[4 + g / 2] >> (g % 2 * 4) & 15;
             let high = u16::from_le_bytes([b[2], b[3]]) >> (2 * g) & 3;
-            (
-                half_at(b, 0) * (f32::from(low) + 16.0 * f32::from(high as u8) - 32.0),
-                None,
-            )
+            let whole = i32::from(low) + 16 * i32::from(high) - 32;
+            (half_at(b, 0), None, (whole, 0))
         }
-        Format::MXFP4 => (2_f32.powi(i32::from(b[0]) - 128), None),
-        _ => (half_at(b, 0), None),
+        Format::MXFP4 => (2_f32.powi(i32::from(b[0]) - 128), None, (1, 0)),
+        _ => (half_at(b, 0), None, (1, 0)),
     }
 }
 
@@ -343,7 +377,8 @@ fn several_products_of_both_kinds_share_a_pass() {
             decode: 2,
             prefill: 3,
         };
-        input.set(&pool, x, 512, rows, FORMS);
+        let forms = cases.iter().map(|case| Weight::Packed(case.packed()).forms());
+        input.set(&pool, x, 512, rows, forms.fold(PLAIN, Forms::and));
         let plain = Random(1).blocks(Format::F16, 30 * 512);
         let plain = MatrixRef::new(Format::F16, 30, 512, &plain).unwrap();
         let mut ys = [48, 16, 100, 30].map(|rows| vec![1.0; 5 * rows]);
@@ -390,10 +425,6 @@ fn plain_products_do_not_depend_on_the_batch() {
     let w = MatrixRef::new(Format::BF16, rows, cols, &file).unwrap();
     let x = random.floats(tokens * cols);
     let start = random.floats(tokens * rows);
-    let forms = Forms {
-        plain: true,
-        packed: false,
-    };
     for pool in pools() {
         let run = |x: &[f32], y: &mut [f32], add| {
             let count = x.len() / cols;
@@ -402,7 +433,7 @@ fn plain_products_do_not_depend_on_the_batch() {
                 decode: 0,
                 prefill: count,
             };
-            input.set(&pool, x, cols, rows, forms);
+            input.set(&pool, x, cols, rows, PLAIN);
             let w = Weight::Plain(w);
             multiply(
                 &pool,
@@ -456,19 +487,20 @@ fn fused_conversions_are_those_of_separate_kernels() {
             multiply(&pool, &input, &mut [product]);
             bits(&y)
         };
+        let forms = Weight::Packed(case.packed()).forms();
         let mut normed = vec![0.0; case.x.len()];
         rms_norm(&pool, &case.x, &weight, 1e-6, &mut normed);
-        let fused = run(&|input, rows| input.set_norm(&pool, &case.x, &weight, 1e-6, rows, FORMS));
+        let fused = run(&|input, rows| input.set_norm(&pool, &case.x, &weight, 1e-6, rows, forms));
         assert_eq!(
             fused,
-            run(&|input, rows| input.set(&pool, &normed, 512, rows, FORMS))
+            run(&|input, rows| input.set(&pool, &normed, 512, rows, forms))
         );
         let mut gated = case.x.clone();
         silu_mul(&pool, &mut gated, &up);
-        let fused = run(&|input, rows| input.set_silu_mul(&pool, &case.x, &up, 512, rows, FORMS));
+        let fused = run(&|input, rows| input.set_silu_mul(&pool, &case.x, &up, 512, rows, forms));
         assert_eq!(
             fused,
-            run(&|input, rows| input.set(&pool, &gated, 512, rows, FORMS))
+            run(&|input, rows| input.set(&pool, &gated, 512, rows, forms))
         );
     }
 }

@@ -7,8 +7,7 @@ mod inputs;
 
 use half::bf16;
 use hyprstream_kernels::{
-    Format, Forms, Input, Isa, PackedRef, Pool, Product, Rows, Weight, decode_row_with, multiply, pack,
-    packed_bytes,
+    Format, Input, Isa, PackedRef, Pool, Product, Rows, Weight, decode_row_with, multiply, pack, packed_bytes,
 };
 use inputs::{Random, bits};
 use proptest::prelude::*;
@@ -58,11 +57,6 @@ impl Packed {
     }
 }
 
-const PACKED: Forms = Forms {
-    plain: false,
-    packed: true,
-};
-
 /// `y[rows, w.rows]`, added to `y` where it is given.
 fn product(
     pool: &Pool,
@@ -73,10 +67,11 @@ fn product(
     y: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut input = Input::new(rows.total(), w.cols).unwrap();
-    input.set(pool, x, w.cols, rows, PACKED);
+    let weight = Weight::Packed(w.as_ref());
+    input.set(pool, x, w.cols, rows, weight.forms());
     let mut out = y.map_or_else(|| vec![f32::NAN; rows.total() * w.rows], <[f32]>::to_vec);
     let product = Product {
-        w: Weight::Packed(w.as_ref()),
+        w: weight,
         bias,
         y: &mut out,
         add: y.is_some(),

@@ -9,9 +9,11 @@ use hyprstream_kernels::{
 use super::best;
 use super::limits::Limits;
 
+/// What the model's formats want.
 const FORMS: Forms = Forms {
-    plain: true,
-    packed: true,
+    plain: false,
+    by_32: false,
+    by_256: true,
 };
 
 /// Bytes of weights to walk through, about.
@@ -176,7 +178,8 @@ fn one(pool: &Pool, matrices: &Matrices, rows: Rows, rounds: usize) -> f64 {
     let Some(mut input) = Input::new(total, matrices.cols) else {
         return f64::NAN;
     };
-    input.set(pool, &x, matrices.cols, rows, FORMS);
+    let forms = matrices.get(0).map_or(Forms::default(), |w| w.forms());
+    input.set(pool, &x, matrices.cols, rows, forms);
     let mut next = 0;
     best(rounds, || {
         if let Some(w) = matrices.get(next % matrices.count()) {

@@ -59,7 +59,9 @@ product! {
     tile_dpbf16ps "tdpbf16ps"
     /// `c += a b` on fours of bytes, into i32, `a` signed and `b` unsigned.
     tile_dpbsud "tdpbsud"
+    /// As `tile_dpbsud`, both signed.
+    tile_dpbssd "tdpbssd"
 }
 
 #[allow(clippy::single_component_path_imports, unused_imports)] // This is how macros get a path.
-pub(crate) use {tile_dpbf16ps, tile_dpbsud, tile_load, tile_store, tile_zero};
+pub(crate) use {tile_dpbf16ps, tile_dpbssd, tile_dpbsud, tile_load, tile_store, tile_zero};

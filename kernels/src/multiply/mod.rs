@@ -9,10 +9,10 @@ mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
-use crate::input::{Input, TILE_ROWS};
+use crate::input::{Forms, Input, TILE_ROWS};
 use crate::matmul::{self, MatrixRef};
 use crate::packed::PackedRef;
-use crate::packed::layout::PANEL;
+use crate::packed::layout::{Layout, PANEL, Scales};
 use crate::pool::Pool;
 use crate::shards::Shards;
 use crate::simd::Level;
@@ -38,6 +38,19 @@ impl Weight<'_> {
         match self {
             Weight::Plain(w) => (w.rows, w.cols),
             Weight::Packed(w) => (w.rows, w.cols),
+        }
+    }
+
+    /// The form of an input that its products read.
+    pub fn forms(&self) -> Forms {
+        let scales = match self {
+            Weight::Plain(_) => None,
+            Weight::Packed(w) => Layout::of(w.format).map(|layout| layout.scales),
+        };
+        Forms {
+            plain: scales.is_none(),
+            by_32: matches!(scales, Some(Scales::Half | Scales::Exponent)),
+            by_256: scales == Some(Scales::Super),
         }
     }
 }

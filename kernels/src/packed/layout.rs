@@ -7,6 +7,8 @@ use crate::quant::decode::{IQ4_VALUES, MXFP4_VALUES};
 
 /// Rows of a panel.
 pub(crate) const PANEL: usize = 16;
+/// Columns of a block of the K formats and of IQ4_XS.
+pub(crate) const SUPER: usize = 256;
 /// Columns whose codes lie together.
 pub(crate) const GROUP: usize = 32;
 /// Bytes of a code line: four columns of each row of the panel.
@@ -130,7 +132,7 @@ impl Layout {
     /// Columns that share the largest unit of scales.
     pub(crate) const fn block_cols(self) -> usize {
         match self.scales {
-            Scales::Super => 256,
+            Scales::Super => SUPER,
             Scales::Half | Scales::Exponent => GROUP,
         }
     }
@@ -140,7 +142,7 @@ impl Layout {
         let both = if self.mins { 2 } else { 1 };
         match self.scales {
             Scales::Half => 2 * PANEL * both,
-            Scales::Super => (2 + 256 / self.group) * PANEL * both,
+            Scales::Super => (2 + SUPER / self.group) * PANEL * both,
             Scales::Exponent => PANEL,
         }
     }
@@ -152,7 +154,7 @@ impl Layout {
 
     /// Where the bytes of a block's minimums begin, in `Super`.
     pub(crate) const fn mins_at(self) -> usize {
-        self.scales_at() + 256 / self.group * PANEL
+        self.scales_at() + SUPER / self.group * PANEL
     }
 
     /// Bytes of a group's codes in a panel.

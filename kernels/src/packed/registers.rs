@@ -4,6 +4,7 @@
 //! `unpack_row`, so `value = scale * (code - offset) + minimum`.
 
 use super::layout::{FOURS, LINE, Layout, PANEL, Planes, Scales};
+use crate::input::{Group, Super, Unit};
 use crate::quant::Format;
 use crate::simd::Simd;
 use crate::simd::int8::{F32, I32, Int8};
@@ -11,34 +12,29 @@ use crate::simd::int8::{F32, I32, Int8};
 /// A format, known when a kernel is compiled.
 pub(crate) trait Kind: Send + Sync {
     const LAYOUT: Layout;
+    /// How the activations that meet it in int8 share scales.
+    type Unit: Unit;
 }
 
 macro_rules! kinds {
-    ($($name:ident $format:ident)*) => { $(
+    ($($unit:ident: $($name:ident $format:ident)*;)*) => { $( $(
         pub(crate) struct $name;
         impl Kind for $name {
             const LAYOUT: Layout = match Layout::of(Format::$format) {
-                Some(layout) => layout,
+                Some(layout) => {
+                    assert!(layout.block_cols() == $unit::COLS);
+                    layout
+                }
                 None => unreachable!(),
             };
+            type Unit = $unit;
         }
-    )* };
+    )* )* };
 }
 
 kinds! {
-    Q8_0 Q8_0
-    Q4_0 Q4_0
-    Q4_1 Q4_1
-    Q5_0 Q5_0
-    Q5_1 Q5_1
-    Q2K Q2_K
-    Q3K Q3_K
-    Q4K Q4_K
-    Q5K Q5_K
-    Q6K Q6_K
-    IQ4NL IQ4_NL
-    IQ4XS IQ4_XS
-    MXFP4 MXFP4
+    Group: Q8_0 Q8_0 Q4_0 Q4_0 Q4_1 Q4_1 Q5_0 Q5_0 Q5_1 Q5_1 IQ4NL IQ4_NL MXFP4 MXFP4;
+    Super: Q2K Q2_K Q3K Q3_K Q4K Q4_K Q5K Q5_K Q6K Q6_K IQ4XS IQ4_XS;
 }
 
 /// Calls `$body` with `$K` standing for the kind of a packed format; plain formats do nothing.
@@ -274,6 +270,68 @@ pub(crate) unsafe fn scale_and_min<T: Int8, K: Kind>(
             }
         }
     }
+}
+
+/// The whole number that is the scale of group `group` of a block of 256 columns.
+///
+/// # Safety
+/// As `head`; the block has such a group.
+#[inline(always)]
+pub(crate) unsafe fn scale<T: Int8, K: Kind>(t: T, block: *const u8, half: usize, group: usize) -> I32<T> {
+    let lane = half * T::Floats::LANES;
+    // SAFETY: the block has these bytes, by its layout.
+    unsafe {
+        let at = block.add(K::LAYOUT.scales_at() + group * PANEL + lane);
+        if K::LAYOUT.signed {
+            t.i8s_at(at)
+        } else {
+            t.u8s_at(at)
+        }
+    }
+}
+
+/// The scales of groups `2 * pair` and `2 * pair + 1`, in the low and the high word of each lane.
+///
+/// # Safety
+/// As `scale`, for both groups.
+#[inline(always)]
+pub(crate) unsafe fn pair_of_scales<T: Int8, K: Kind>(
+    t: T,
+    block: *const u8,
+    half: usize,
+    pair: usize,
+) -> I32<T> {
+    // SAFETY: as the caller says.
+    unsafe {
+        words(
+            t,
+            scale::<T, K>(t, block, half, 2 * pair),
+            scale::<T, K>(t, block, half, 2 * pair + 1),
+        )
+    }
+}
+
+/// As `pair_of_scales`, the whole numbers that minimums are made of.
+///
+/// # Safety
+/// As `scale`, for both groups of a format that has minimums.
+#[inline(always)]
+pub(crate) unsafe fn pair_of_mins<T: Int8, K: Kind>(
+    t: T,
+    block: *const u8,
+    half: usize,
+    pair: usize,
+) -> I32<T> {
+    let at = K::LAYOUT.mins_at() + 2 * pair * PANEL + half * T::Floats::LANES;
+    // SAFETY: the block has these bytes, by its layout.
+    unsafe { words(t, t.u8s_at(block.add(at)), t.u8s_at(block.add(at + PANEL))) }
+}
+
+/// Two numbers of 16 bits in each lane.
+#[inline(always)]
+fn words<T: Int8>(t: T, low: I32<T>, high: I32<T>) -> I32<T> {
+    let s = t.floats();
+    s.or(s.and(low, s.splat_i32(0xffff)), s.shl(high, 16))
 }
 
 /// `2^(e - 128)`, as two factors, since the lowest are subnormal.

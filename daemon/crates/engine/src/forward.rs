@@ -11,7 +11,7 @@ use crate::options::{LOGIT_ROWS, SEQUENCES_MAX};
 use crate::{KvCache, Model, Options};
 use batch::Batch;
 use hyprstream_kernels as kernels;
-use hyprstream_kernels::{Forms, HeadNorms, Input, Pool, Product, Rows, Span, Weight};
+use hyprstream_kernels::{Forms, HeadNorms, Input, Pool, Product, Rows, Span};
 use hyprstream_model::{Config, Layer, Matrix};
 use std::ops::Range;
 use std::sync::Arc;
@@ -401,11 +401,8 @@ impl Runner {
 
 /// The forms of an input that all these read.
 fn forms(matrices: &[&Matrix]) -> Forms {
-    let packed = |m: &&Matrix| matches!(m.weight(), Weight::Packed(_));
-    Forms {
-        plain: !matrices.iter().all(packed),
-        packed: matrices.iter().any(packed),
-    }
+    let forms = matrices.iter().map(|m| m.weight().forms());
+    forms.fold(Forms::default(), Forms::and)
 }
 
 fn product<'a>(w: &'a Matrix, bias: Option<&'a [f32]>, y: &'a mut [f32]) -> Product<'a> {

@@ -108,6 +108,18 @@ impl Int8 for Avx2 {
     }
 
     #[inline(always)]
+    fn mul_i32(self, a: I, b: I) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_mullo_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn add_words(self, sum: I, a: I, b: I) -> I {
+        // SAFETY: the token proves the instructions.
+        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) }
+    }
+
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: a hint, for any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }

@@ -58,6 +58,11 @@ pub(crate) trait Int8: Copy + Send + Sync {
         x: *const i8,
     ) -> I32<Self>;
 
+    /// The lower 32 bits of products.
+    fn mul_i32(self, a: I32<Self>, b: I32<Self>) -> I32<Self>;
+    /// `sum + a.low * b.low + a.high * b.high`, of words with a sign.
+    fn add_words(self, sum: I32<Self>, a: I32<Self>, b: I32<Self>) -> I32<Self>;
+
     /// Asks for the cache line at `at`, which need not be readable.
     fn prefetch(self, at: *const u8);
 

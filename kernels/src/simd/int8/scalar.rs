@@ -96,6 +96,24 @@ impl Int8 for Scalar {
     }
 
     #[inline(always)]
+    fn mul_i32(self, mut a: I32<Self>, b: I32<Self>) -> I32<Self> {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = a.wrapping_mul(b);
+        }
+        a
+    }
+
+    #[inline(always)]
+    fn add_words(self, mut sum: I32<Self>, a: I32<Self>, b: I32<Self>) -> I32<Self> {
+        for (sum, (a, b)) in sum.iter_mut().zip(a.into_iter().zip(b)) {
+            // The words with their signs; products of words and sums of two of them fit.
+            let low = i32::from(a as i16) * i32::from(b as i16);
+            *sum = sum.wrapping_add(low).wrapping_add((a >> 16) * (b >> 16));
+        }
+        sum
+    }
+
+    #[inline(always)]
     fn prefetch(self, _: *const u8) {}
 
     #[inline(always)]

@@ -95,6 +95,17 @@ impl Int8 for Vnni {
     }
 
     #[inline(always)]
+    fn mul_i32(self, a: I, b: I) -> I {
+        self.0.mul_i32(a, b)
+    }
+
+    #[inline(always)]
+    fn add_words(self, sum: I, a: I, b: I) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_dpwssd_epi32(sum, a, b) }
+    }
+
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         self.0.prefetch(at);
     }

@@ -1,0 +1,224 @@
+//! Packed weights with activations in int8, for one row and for several.
+//!
+//! Invariant: integers are exact and floats have one order, given by `by_32` and `by_256`. However many rows and panels
+//! are walked at once, a row's floats are the same.
+
+// Indices name registers here: the loops unroll.
+#![allow(clippy::needless_range_loop)]
+
+mod by_256;
+mod by_32;
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::Packed;
+use crate::Isa;
+use crate::input::{Input, Unit};
+use crate::packed::layout::{LINE, PANEL};
+use crate::packed::registers::{Kind, Strip, with_kind};
+use crate::simd::int8::{F32, I32, Int8, Int8Kernel};
+use crate::simd::{Level, Simd};
+
+/// Panels walked at once: a core reads memory faster by several streams than by one.
+pub(super) const STREAMS: usize = 4;
+
+/// How far ahead of the codes in use others are asked for. A line's time on its way is about that of so many bytes.
+const AHEAD: usize = 2 << 10;
+
+/// Sums of products with activations of one kind of unit.
+pub(super) trait Sums: Unit {
+    /// The rows in int8.
+    fn rows(input: &Input) -> (&[i8], &[Self]);
+
+    /// # Safety
+    /// Each strip is one of a whole panel of `x.cols` columns, and x has `R` rows.
+    unsafe fn sums<T: Int8, K: Kind, const P: usize, const R: usize>(
+        t: T,
+        strips: [Strip; P],
+        half: usize,
+        x: Activations<Self>,
+        fetch: bool,
+    ) -> [[F32<T>; R]; P];
+}
+
+/// Computes the outputs of some panels for some of the int8 rows.
+pub(super) fn rows(level: Level, part: &Packed<'_>, panels: Range<usize>, rows: Range<usize>) {
+    with_kind!(part.w.format, K => walk::<K>(level, part, panels, rows));
+}
+
+fn walk<K: Kind<Unit: Sums>>(level: Level, part: &Packed<'_>, panels: Range<usize>, rows: Range<usize>) {
+    // Streams begin at equal distances, so that each walks panels that follow one another.
+    let distance = panels.len() / STREAMS;
+    let first = panels.start;
+    for step in 0..distance {
+        let mut four = [0; STREAMS];
+        for (stream, panel) in four.iter_mut().enumerate() {
+            *panel = first + stream * distance + step;
+        }
+        all_rows::<K, STREAMS>(level, part, four, rows.clone());
+    }
+    for panel in first + STREAMS * distance..panels.end {
+        all_rows::<K, 1>(level, part, [panel], rows.clone());
+    }
+}
+
+/// Some panels with all rows, by as many rows at once as the registers hold.
+fn all_rows<K: Kind<Unit: Sums>, const P: usize>(
+    level: Level,
+    part: &Packed<'_>,
+    panels: [usize; P],
+    rows: Range<usize>,
+) {
+    let many_registers = level.isa() >= Isa::Avx512;
+    // What the first rows bring into the cache, the others find there.
+    let mut fetch = true;
+    let mut row = rows.start;
+    while row < rows.end {
+        let left = rows.end - row;
+        let count = if left >= 8 && many_registers {
+            for panel in panels {
+                level.run_int8(Block::<K, 1, 8>::new(part, [panel], row, fetch));
+            }
+            8
+        } else if left >= 4 && many_registers {
+            level.run_int8(Block::<K, P, 4>::new(part, panels, row, fetch));
+            4
+        } else if left >= 4 {
+            for panel in panels {
+                level.run_int8(Block::<K, 1, 4>::new(part, [panel], row, fetch));
+            }
+            4
+        } else {
+            level.run_int8(Block::<K, P, 1>::new(part, panels, row, fetch));
+            1
+        };
+        row += count;
+        fetch = false;
+    }
+}
+
+/// `P` panels with `R` rows. A kernel of its own, since compilers take long over large functions.
+struct Block<'a, K, const P: usize, const R: usize> {
+    part: &'a Packed<'a>,
+    panels: [usize; P],
+    row: usize,
+    /// Whether the weights may not be in the cache yet.
+    fetch: bool,
+    kind: PhantomData<K>,
+}
+
+impl<'a, K: Kind<Unit: Sums>, const P: usize, const R: usize> Block<'a, K, P, R> {
+    fn new(part: &'a Packed<'a>, panels: [usize; P], row: usize, fetch: bool) -> Block<'a, K, P, R> {
+        Block {
+            part,
+            panels,
+            row,
+            fetch,
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<K: Kind<Unit: Sums>, const P: usize, const R: usize> Int8Kernel for Block<'_, K, P, R> {
+    #[inline(always)]
+    fn run<T: Int8>(self, t: T) {
+        let (w, input) = (self.part.w, self.part.input);
+        let lanes = T::Floats::LANES;
+        for half in 0..PANEL / lanes {
+            let mut strips = [Strip::NONE; P];
+            for p in 0..P {
+                strips[p] = Strip::new::<T>(K::LAYOUT, w.panel(self.panels[p]), w.cols, half);
+            }
+            let x = Activations::new::<R>(K::Unit::rows(input), w.cols, self.row);
+            // SAFETY: strips and rows are whole: both have `w.cols` columns.
+            let acc = unsafe { K::Unit::sums::<T, K, P, R>(t, strips, half, x, self.fetch) };
+            for p in 0..P {
+                let first = self.panels[p] * PANEL + half * lanes;
+                let len = lanes.min(w.rows.saturating_sub(first));
+                for r in 0..R {
+                    let mut values = [0.0; PANEL];
+                    t.floats().store(&mut values, acc[p][r]);
+                    if len > 0 {
+                        self.part.store(self.row + r, first, &values[..len]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Some rows of activations, beginning with a first.
+#[derive(Clone, Copy)]
+pub(super) struct Activations<U> {
+    int8: *const i8,
+    units: *const U,
+    cols: usize,
+}
+
+impl<U: Unit> Activations<U> {
+    /// `R` of the rows of `x`, from `row` on.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    fn new<const R: usize>((int8, units): (&[i8], &[U]), cols: usize, row: usize) -> Activations<U> {
+        let per_row = cols / U::COLS;
+        let (int8, units) = (
+            &int8[row * cols..][..R * cols],
+            &units[row * per_row..][..R * per_row],
+        );
+        Activations {
+            int8: int8.as_ptr(),
+            units: units.as_ptr(),
+            cols,
+        }
+    }
+
+    /// Unit `unit` of row `row`, and its values.
+    ///
+    /// # Safety
+    /// There is such a row and unit.
+    #[inline(always)]
+    unsafe fn unit<'a>(self, row: usize, unit: usize) -> (*const i8, &'a U) {
+        // SAFETY: as the caller says.
+        unsafe {
+            (
+                self.int8.add(row * self.cols + unit * U::COLS),
+                &*self.units.add(row * (self.cols / U::COLS) + unit),
+            )
+        }
+    }
+}
+
+/// Asks for the codes that follow a group's at some distance.
+#[inline(always)]
+fn fetch_ahead<T: Int8, K: Kind>(t: T, codes: *const u8) {
+    for line in 0..K::LAYOUT.planes.lines() {
+        t.prefetch(codes.wrapping_add(AHEAD + line * LINE));
+    }
+}
+
+/// # Safety
+/// `x` has `4 * N` values.
+#[inline(always)]
+unsafe fn dots<T: Int8, K: Kind, const N: usize>(
+    t: T,
+    start: I32<T>,
+    codes: &[T::Codes; N],
+    x: *const i8,
+) -> I32<T> {
+    // SAFETY: as the caller says. Codes have at most so many bits, by the layout.
+    unsafe {
+        match K::LAYOUT.bits() {
+            0..=4 => t.dots::<4, N>(start, codes, x),
+            5 => t.dots::<5, N>(start, codes, x),
+            6 => t.dots::<6, N>(start, codes, x),
+            _ => t.dots::<8, N>(start, codes, x),
+        }
+    }
+}
+
+/// Whether the dot products of `T` leave the format's offset in.
+fn keeps_offset<T: Int8, K: Kind>() -> bool {
+    K::LAYOUT.offset != 0 && !(T::CENTRED && K::LAYOUT.bits() == 8)
+}
