@@ -2,12 +2,13 @@
 //! exactly one last item, `done` or an error, and dropping it ends the request.
 use crate::app::{App, Phase};
 use crate::catalog::Entry;
+use crate::config::MemoryMax;
 use crate::errors::Failure;
-use crate::jobs::{AtWork, Ending, Running};
+use crate::jobs::{AtWork, Ending, ROOT, Running};
 use crate::models::Lease;
 use crate::prompt::{Input, tokens_of};
 use crate::sink::{Item, sink};
-use hyprstream_engine::{Progress, Request, SamplingParams};
+use hyprstream_engine::{Model, Progress, Request, SamplingParams};
 use hyprstream_protocol::{
     Event, FinishReason, JobKind, JobState, LoadStage, Priority, Sampling, Timings, Usage,
 };
@@ -254,11 +255,13 @@ impl Work {
             at_work.submit(&self.app.config().limits, tokens.len())?;
         }
         let sink = sink(&self.sender, lease, self.at_work.take()).await?;
+        let kv_tokens_max = kv_tokens_max(&self.app, self.uid, &model);
         let request = Request {
             id: self.id.clone(),
             uid: self.uid,
             priority: self.priority,
             model,
+            kv_tokens_max,
             tokens,
             sampling: self.params.clone(),
             echo: self.echo,
@@ -266,5 +269,16 @@ impl Work {
             sink: Box::new(sink),
         };
         Ok(self.app.engine.submit(request)?)
+    }
+}
+
+/// What a user may have of a model's KV cache; `None` for all of it.
+fn kv_tokens_max(app: &App, uid: u32, model: &Model) -> Option<usize> {
+    let options = app.engine.options();
+    match app.config().limits.user_kv_memory {
+        _ if uid == ROOT => None,
+        MemoryMax::Percent(100) => None,
+        MemoryMax::Percent(percent) => Some(options.kv_tokens.saturating_mul(usize::from(percent)) / 100),
+        MemoryMax::Bytes(bytes) => Some(options.kv_tokens_in(model.config(), bytes)),
     }
 }

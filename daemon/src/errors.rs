@@ -128,7 +128,9 @@ impl From<SubmitError> for Failure {
             }
             SubmitError::Stopping => Failure::stopping(),
             SubmitError::EmptyPrompt | SubmitError::BadToken { .. } => Failure::bad_field("prompt", message),
-            SubmitError::ContextExceeded { .. } => Failure::new(ErrorCode::ContextExceeded, message),
+            SubmitError::ContextExceeded { .. } | SubmitError::UserKv { .. } => {
+                Failure::new(ErrorCode::ContextExceeded, message)
+            }
         }
     }
 }
@@ -138,6 +140,7 @@ impl From<EngineError> for Failure {
         let code = match error {
             EngineError::Cancelled | EngineError::Stalled { .. } => ErrorCode::Cancelled,
             EngineError::Stopping => return Failure::stopping(),
+            EngineError::UserKv { .. } => return Failure::quota(error.to_string()),
             EngineError::ModelDamaged { .. } | EngineError::NotFinite { .. } => ErrorCode::ModelBroken,
             EngineError::OutOfMemory { .. } => ErrorCode::ModelTooLarge,
             EngineError::Fault => ErrorCode::Internal,

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
 
-const ROOT: u32 = 0;
+/// The superuser, whom no quota binds.
+pub const ROOT: u32 = 0;
 
 /// An id that nobody can guess: std seeds this hasher from the system's random numbers.
 pub fn new_id() -> String {

@@ -99,7 +99,12 @@ impl Open {
 
     /// An answer that goes on until the stream is dropped.
     fn endless(&self, token: &str) -> TcpStream {
-        let body = json!({"model": "tiny", "prompt": "hello", "sampling": {"max_tokens": 60000}}).to_string();
+        self.endless_after(token, "hello")
+    }
+
+    fn endless_after(&self, token: &str, prompt: &str) -> TcpStream {
+        let sampling = json!({"max_tokens": 60000, "ignore_eos": true});
+        let body = json!({"model": "tiny", "prompt": prompt, "sampling": sampling}).to_string();
         let mut stream = self.connect();
         let (headers, length) = (as_user(token), body.len());
         write!(
@@ -242,6 +247,49 @@ fn a_user_has_so_many_requests_and_others_go_on() {
     assert!(error["error"]["retry_ms"].as_u64().unwrap() > 0);
     let (status, _) = open.ask(&format!("POST {GENERATE}"), &as_user(PHONE), &body);
     assert_eq!(status, 200);
+}
+
+#[test]
+fn a_user_has_so_much_of_the_cache_and_a_reload_says_how_much() {
+    let open = open("[runtime]\nthreads = 1\nkv_tokens = 262144\n");
+    // Three tokens a word; it reads nothing of its answer, so it stays.
+    let _held = open.endless_after(LAPTOP, &"hello ".repeat(600));
+    let main = open.daemon.folder().join("test.toml");
+    let config = fs::read_to_string(&main).unwrap() + "[limits]\nuser_kv_memory = \"1%\"\n";
+    fs::write(main, config).unwrap();
+    program::run(hyprstream_tests::daemon::command(open.daemon.folder()).arg("--reload")).ok();
+    let body = |words: usize| json!({"model": "tiny", "prompt": "hello ".repeat(words), "sampling": {"max_tokens": 2}});
+    let ask = |user, words| {
+        open.ask(
+            &format!("POST {GENERATE}"),
+            &as_user(user),
+            &body(words).to_string(),
+        )
+    };
+    let error = wait::until("what it holds is too much", || {
+        let (status, error) = ask(LAPTOP, 400);
+        (status == 429).then(|| error["error"].clone())
+    });
+    assert_eq!(error["code"], "busy");
+    assert!(
+        error["message"].as_str().unwrap().contains("user_kv_memory"),
+        "{error}"
+    );
+    assert!(error["retry_ms"].as_u64().unwrap() > 0);
+    assert_eq!(ask(PHONE, 400).0, 200);
+    let (status, error) = ask(PHONE, 1000);
+    assert_eq!(
+        (status, &error["error"]["code"]),
+        (400, &json!("context_exceeded"))
+    );
+    assert!(
+        error["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("user_kv_memory")
+    );
+    // The superuser may have all.
+    assert_eq!(open.daemon.post(GENERATE, &body(1000)).status, 200);
 }
 
 #[test]

@@ -62,6 +62,7 @@ keys! {
     "limits"."sequences_max" => |c, v| c.limits.sequences_max, whole(v, 1, 128);
     "limits"."user_requests_max" => |c, v| c.limits.user_requests_max, whole(v, 1, 65536);
     "limits"."user_queued_tokens_max" => |c, v| c.limits.user_queued_tokens_max, whole(v, 1, 1 << 30);
+    "limits"."user_kv_memory" => |c, v| c.limits.user_kv_memory, memory(v);
     "limits"."stall" => |c, v| c.limits.stall, duration(v);
     "limits"."drain" => |c, v| c.limits.drain, duration(v);
 }

@@ -142,6 +142,8 @@ pub struct Limits {
     pub user_requests_max: usize,
     /// Prompt tokens of one user that may wait.
     pub user_queued_tokens_max: usize,
+    /// What one user may have of a model's KV cache.
+    pub user_kv_memory: MemoryMax,
     /// How long a client may leave its answer unread.
     pub stall: Duration,
     /// How long running requests may go on when the daemon stops.
@@ -185,6 +187,7 @@ impl Config {
                 sequences_max: 16,
                 user_requests_max: 64,
                 user_queued_tokens_max: 1 << 18,
+                user_kv_memory: MemoryMax::Percent(100),
                 stall: Duration::from_secs(30),
                 drain: Duration::from_secs(20),
             },

@@ -146,7 +146,7 @@ impl Blocks {
                 free: self.available(),
             });
         }
-        self.evict(wanted.saturating_sub(self.free.len()));
+        self.evict(wanted.saturating_sub(self.free.len()), None);
         for _ in 0..wanted {
             if let Some(block) = self.free.pop() {
                 self.blocks[block as usize].holders = 1;
@@ -156,14 +156,35 @@ impl Blocks {
         Ok(())
     }
 
-    /// Frees the `count` kept blocks that were of use longest ago.
-    fn evict(&mut self, count: usize) {
+    /// The table's part in the blocks that it holds: one that several hold counts once in all.
+    pub fn share(&self, table: &BlockTable) -> f64 {
+        let holders = |number: &u32| self.blocks[*number as usize].holders.max(1);
+        table
+            .blocks
+            .iter()
+            .map(|number| 1.0 / f64::from(holders(number)))
+            .sum()
+    }
+
+    /// Leaves at most `kept_max` kept blocks of an owner's, those used last.
+    pub fn trim(&mut self, owner: u32, kept_max: usize) {
+        if self.kept <= kept_max {
+            return;
+        }
+        let kept = self.blocks.iter().filter(|b| b.is_kept() && b.owner == owner);
+        self.evict(kept.count().saturating_sub(kept_max), Some(owner));
+    }
+
+    /// Frees the `count` kept blocks, of this owner's where one is named, that were of use longest ago.
+    fn evict(&mut self, count: usize, owner: Option<u32>) {
         if count == 0 {
             return;
         }
         let mut oldest = std::mem::take(&mut self.oldest);
         oldest.clear();
-        let kept = self.blocks.iter().zip(0..).filter(|(b, _)| b.is_kept());
+        let theirs = |block: &Block| owner.is_none_or(|owner| owner == block.owner);
+        let numbered = self.blocks.iter().zip(0..);
+        let kept = numbered.filter(|(block, _)| block.is_kept() && theirs(block));
         oldest.extend(kept.map(|(block, number)| (block.used, number)));
         if count < oldest.len() {
             oldest.select_nth_unstable(count);

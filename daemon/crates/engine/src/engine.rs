@@ -1,9 +1,10 @@
 //! The engine's thread and the handle to it. Invariant: a handle never waits for work; it hands over or refuses.
 use crate::options::Options;
 use crate::queue::Queue;
+use crate::runtime::quota_blocks;
 use crate::runtime::{Did, Runtime};
 use crate::{EngineError, KvBlocks, Model, Request};
-use hyprstream_kernels::{Pool, attend_scratch_bytes};
+use hyprstream_kernels::{KV_BLOCK, Pool, attend_scratch_bytes};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -115,6 +116,16 @@ pub enum SubmitError {
         context: usize,
         /// Tokens that the model was trained for.
         trained: usize,
+    },
+    /// The prompt alone is more than its user may have in the KV cache.
+    #[error(
+        "the prompt has {prompt} tokens, and one user may have {tokens_max} in a model's KV cache ([limits] user_kv_memory); shorten it"
+    )]
+    UserKv {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens that fit, an answer's first one among them.
+        tokens_max: usize,
     },
     /// A token id that the model does not have.
     #[error("token {token} is not in the vocabulary; ids go from 0 to {last}")]
@@ -228,6 +239,10 @@ impl Engine {
                 context,
                 trained,
             });
+        }
+        let tokens_max = quota_blocks(request.kv_tokens_max).saturating_mul(KV_BLOCK);
+        if prompt + usize::from(request.sampling.max_tokens > 0) > tokens_max {
+            return Err(SubmitError::UserKv { prompt, tokens_max });
         }
         match request
             .tokens

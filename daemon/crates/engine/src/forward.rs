@@ -188,6 +188,11 @@ impl Runner {
         &mut self.cache
     }
 
+    /// The KV cache, to look at.
+    pub fn kv(&self) -> &KvCache {
+        &self.cache
+    }
+
     /// Tokens that one step takes at most.
     pub fn step_tokens_max(&self) -> usize {
         self.buffers.tokens_max

@@ -67,6 +67,16 @@ impl KvCache {
         self.blocks.reserve(table, tokens)
     }
 
+    /// The table's part in the blocks that it holds: one that several hold counts once in all.
+    pub fn share(&self, table: &BlockTable) -> f64 {
+        self.blocks.share(table)
+    }
+
+    /// Leaves at most so many kept blocks of an owner's, those used last.
+    pub fn trim(&mut self, owner: u32, kept_max: usize) {
+        self.blocks.trim(owner, kept_max);
+    }
+
     /// Fills an empty table with what this owner's earlier sequences left of `tokens`, and says how many of them need not
     /// be computed.
     pub fn adopt(&mut self, table: &mut BlockTable, owner: u32, tokens: &[u32]) -> usize {

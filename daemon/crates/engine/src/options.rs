@@ -56,6 +56,16 @@ impl Options {
         self.kv_tokens.div_ceil(KV_BLOCK).max(1)
     }
 
+    /// Tokens of this model whose keys and values take so many bytes.
+    pub fn kv_tokens_in(&self, config: &Config, bytes: u64) -> usize {
+        let all = KvCache::bytes(config, self.kv_format, self.kv_blocks());
+        let block = all / self.kv_blocks() as u64;
+        let blocks = bytes / block.max(1);
+        usize::try_from(blocks)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(KV_BLOCK)
+    }
+
     /// Tokens that one sequence of this model can reach: the trained context or the cache, whichever is smaller.
     pub fn context_of(&self, config: &Config) -> usize {
         config.context.min(self.kv_blocks().saturating_mul(KV_BLOCK))

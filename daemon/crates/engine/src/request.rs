@@ -15,6 +15,9 @@ pub struct Request {
     pub priority: Priority,
     /// The model to run.
     pub model: Arc<Model>,
+    /// Tokens that its user may have in this model's KV cache, all requests and what is kept of earlier ones together;
+    /// whole blocks of it count, and one at least.
+    pub kv_tokens_max: Option<usize>,
     /// The prompt. Not empty.
     pub tokens: Vec<u32>,
     /// How to choose tokens.
@@ -108,6 +111,19 @@ pub enum EngineError {
     /// The daemon stops.
     #[error("the daemon is stopping; try again in a moment")]
     Stopping,
+    /// The user's other requests leave too little of [`Request::kv_tokens_max`].
+    #[error(
+        "your requests at work need {held} of the {max} tokens that one user may have in a model's KV cache, and this one \
+         needs {wanted} ([limits] user_kv_memory); let one end"
+    )]
+    UserKv {
+        /// Tokens that the others hold, or wait for.
+        held: usize,
+        /// Tokens that this one needs at once.
+        wanted: usize,
+        /// The limit.
+        max: usize,
+    },
     /// The client did not read its answer.
     #[error("the client did not read its answer for {seconds} s, so the request was ended")]
     Stalled {

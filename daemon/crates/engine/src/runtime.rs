@@ -1,6 +1,9 @@
 //! The sequences of one loaded model: who waits, who runs, what the next step carries. Invariant: blocks in use never
 //! exceed the cache, and a sequence that left has given all its blocks back, to be free or kept for its owner's next.
+mod quota;
 mod reading;
+
+pub use quota::quota_blocks;
 
 use crate::emit::{Flow, Outlet};
 use crate::forward::{Lane, Logits, Runner, Slice};
@@ -107,8 +110,11 @@ impl Runtime {
             .retain(|uid| waiting.iter().chain(running).any(|s| s.uid == uid));
         self.shares.enter(request.uid);
         let sequence = Sequence::new(request, self.context, self.serial);
-        self.waiting.push_back(sequence);
         self.serial += 1;
+        match self.over_quota(&sequence) {
+            Some(error) => self.close(sequence, End::Error(error)),
+            None => self.waiting.push_back(sequence),
+        }
     }
 
     /// Ends everything.
@@ -239,6 +245,7 @@ impl Runtime {
             (rank, slots(s.uid), self.shares.served(s.uid), s.serial)
         };
         let indexed = self.waiting.iter().enumerate();
+        let indexed = indexed.filter(|(_, s)| self.may_run(s));
         indexed.min_by_key(|(_, s)| order(s)).map(|(at, _)| at)
     }
 
@@ -247,11 +254,14 @@ impl Runtime {
     fn take_blocks(&mut self, at: usize) -> bool {
         // One block more for each that runs: those will need it soon, and evicting is dearer than waiting.
         let spare = self.running.len();
-        let (cache, sequence) = (self.runner.cache(), &mut self.waiting[at]);
+        let sequence = &mut self.waiting[at];
         let mut table = std::mem::take(&mut sequence.table);
+        let cache = self.runner.cache();
         let cached = cache.adopt(&mut table, sequence.uid, sequence.reusable());
         let tokens = sequence.tokens.len();
         let more = tokens.div_ceil(KV_BLOCK).saturating_sub(table.blocks().len());
+        self.make_own_room(at, &table, more);
+        let (cache, sequence) = (self.runner.cache(), &mut self.waiting[at]);
         let fits = more + spare <= cache.free_blocks() && cache.reserve(&mut table, tokens).is_ok();
         if fits {
             sequence.cached = cached;
@@ -372,6 +382,11 @@ impl Runtime {
                 return false;
             }
             let end = sequence.cached + tokens;
+            if !self.within_quota(at, end) {
+                self.park_own(at, now);
+                continue;
+            }
+            let sequence = &mut self.running[at];
             if self.runner.cache().reserve(&mut sequence.table, end).is_ok() {
                 (sequence.planned, sequence.lane) = (tokens, lane);
                 return true;

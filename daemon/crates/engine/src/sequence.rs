@@ -2,11 +2,12 @@
 //! in the KV cache, and every token but the newest was reported before the next is chosen.
 use crate::emit::Outlet;
 use crate::forward::{Lane, Logits, Slice};
+use crate::runtime::quota_blocks;
 use crate::sampling::{Candidates, Chosen, top_logprobs};
 use crate::speculation::{DRAFT_MAX, Speculation};
 use crate::stop::{Matched, StopMatcher};
 use crate::{BlockTable, EngineError, Model, Progress, Request, Sampler, SamplingParams};
-use hyprstream_kernels::log_sum_exp;
+use hyprstream_kernels::{KV_BLOCK, log_sum_exp};
 use hyprstream_model::DecodeStream;
 use hyprstream_protocol::{Event, FinishReason, JobState, Timings, TokenEvent, TokenLogprob, Usage};
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct Sequence {
     /// Prompt tokens that were found in the KV cache when it first ran.
     pub reused: usize,
     pub model: Arc<Model>,
+    /// Blocks that its user may have.
+    pub kv_blocks_max: usize,
     /// Between the plan of a step and its end, the newest ones may be drafts.
     pub tokens: Vec<u32>,
     /// How many of the tokens were given.
@@ -102,6 +105,7 @@ impl Sequence {
             uid,
             priority,
             model,
+            kv_tokens_max,
             mut tokens,
             sampling,
             echo,
@@ -111,6 +115,8 @@ impl Sequence {
         let came = Instant::now();
         let priority = priority as u8;
         let prompt = tokens.len();
+        let kv_blocks_max = quota_blocks(kv_tokens_max);
+        let context = context.min(kv_blocks_max.saturating_mul(KV_BLOCK));
         let longest = prompt.saturating_add(sampling.max_tokens).min(context);
         tokens.reserve_exact(longest.saturating_sub(prompt));
         progress.set_prompt_tokens(prompt as u32);
@@ -137,6 +143,7 @@ impl Sequence {
             queued: came,
             parked: false,
             reused: 0,
+            kv_blocks_max,
             table: BlockTable::with_capacity(longest),
             tokens,
             prompt,
@@ -200,11 +207,17 @@ impl Sequence {
         self.planned == 0 && !self.parked && !self.outlet.is_blocked()
     }
 
+    /// The part of a context that its user may have.
+    fn within(&self, context: usize) -> usize {
+        context.min(self.kv_blocks_max.saturating_mul(KV_BLOCK))
+    }
+
     /// How many tokens could be drafted for the step at hand: one less than the answer may still grow by.
     pub fn drafts_max(&self, context: usize) -> usize {
         if self.speculation.is_none() || self.planned != 1 || !self.is_in(Lane::Step) {
             return 0;
         }
+        let context = self.within(context);
         let answer = self.params().max_tokens.saturating_sub(self.generated());
         answer
             .min(context.saturating_sub(self.tokens.len()))
@@ -340,6 +353,7 @@ impl Sequence {
 
     /// Takes in what the step computed.
     pub fn advance(&mut self, context: usize) -> Result<Next, EngineError> {
+        let context = self.within(context);
         let drafted = self.drafts;
         self.undraft(drafted);
         self.cached += std::mem::take(&mut self.planned);

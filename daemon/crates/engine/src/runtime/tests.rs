@@ -1,4 +1,6 @@
 //! Sequences that leave while their chunk is under way, step by step.
+mod quota;
+
 use super::*;
 use crate::forward::Part;
 use crate::{LoadOptions, Progress, SamplingParams, Sink};
@@ -99,6 +101,17 @@ fn score(runtime: &mut Runtime, tokens: Vec<u32>) -> Asked {
 }
 
 fn ask_for(runtime: &mut Runtime, uid: u32, tokens: Vec<u32>, wanted: &Sampling, echo: bool) -> Asked {
+    ask_of(runtime, uid, tokens, wanted, echo, None)
+}
+
+fn ask_of(
+    runtime: &mut Runtime,
+    uid: u32,
+    tokens: Vec<u32>,
+    wanted: &Sampling,
+    echo: bool,
+    kv_tokens_max: Option<usize>,
+) -> Asked {
     let asked = Asked {
         items: Items::default(),
         progress: Arc::new(Progress::new()),
@@ -112,6 +125,7 @@ fn ask_for(runtime: &mut Runtime, uid: u32, tokens: Vec<u32>, wanted: &Sampling,
         uid,
         priority: Priority::default(),
         model: runtime.model().clone(),
+        kv_tokens_max,
         tokens,
         sampling: SamplingParams::resolve(wanted, &plain).unwrap(),
         echo,
