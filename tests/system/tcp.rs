@@ -152,7 +152,7 @@ fn a_token_a_host_and_no_foreign_page() {
     let (status, error) = open.ask("GET /v1/models", "host: localhost\r\n", "");
     assert_eq!(
         (status, &error["error"]["type"]),
-        (401, &json!("permission_error"))
+        (401, &json!("invalid_request_error"))
     );
     let log = open.daemon.log();
     assert!(log.contains("laptop") && !log.contains(LAPTOP), "{log}");
@@ -376,14 +376,14 @@ fn a_door_that_would_not_be_safe_stays_shut() {
 fn a_wrong_method_is_told_the_right_ones() {
     let daemon = Daemon::tiny();
     let reply = daemon.get(GENERATE);
-    assert_eq!(reply.error(405)["code"], "no_such_route");
+    assert_eq!(reply.error(405)["code"], "no_such_method");
     let head = reply.head.to_ascii_lowercase();
     assert!(head.contains("allow: post"), "{head}");
     let reply = wire::raw(
         &daemon.socket(),
         b"DELETE /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
     );
-    assert_eq!(reply.unwrap().error(405)["code"], "no_such_route");
+    assert_eq!(reply.unwrap().error(405)["code"], "no_such_method");
     daemon.stop();
 }
 

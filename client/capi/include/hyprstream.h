@@ -44,6 +44,10 @@ typedef enum hypr_code {
     HYPR_DENIED = 13,
     // A fault of the daemon; its journal tells more.
     HYPR_INTERNAL = 14,
+    // The daemon is too old for this library, or too new: the route does not take this method.
+    HYPR_NO_SUCH_METHOD = 15,
+    // Over TCP: no token, or a wrong one.
+    HYPR_UNAUTHENTICATED = 16,
     // No daemon answers.
     HYPR_UNREACHABLE = 100,
     // The connection ended before the answer did, or nothing came for too long.

@@ -38,6 +38,10 @@ pub enum hypr_code {
     HYPR_DENIED = 13,
     /// A fault of the daemon; its journal tells more.
     HYPR_INTERNAL = 14,
+    /// The daemon is too old for this library, or too new: the route does not take this method.
+    HYPR_NO_SUCH_METHOD = 15,
+    /// Over TCP: no token, or a wrong one.
+    HYPR_UNAUTHENTICATED = 16,
     /// No daemon answers.
     HYPR_UNREACHABLE = 100,
     /// The connection ended before the answer did, or nothing came for too long.
@@ -59,7 +63,7 @@ use hypr_code::*;
 impl hypr_code {
     /// cbindgen:ignore
     /// Every code.
-    pub const ALL: [hypr_code; 22] = [
+    pub const ALL: [hypr_code; 24] = [
         HYPR_OK,
         HYPR_BAD_REQUEST,
         HYPR_NO_SUCH_ROUTE,
@@ -75,6 +79,8 @@ impl hypr_code {
         HYPR_CANCELLED,
         HYPR_DENIED,
         HYPR_INTERNAL,
+        HYPR_NO_SUCH_METHOD,
+        HYPR_UNAUTHENTICATED,
         HYPR_UNREACHABLE,
         HYPR_CONNECTION_LOST,
         HYPR_NOT_UNDERSTOOD,
@@ -102,6 +108,8 @@ impl hypr_code {
             HYPR_CANCELLED => c"cancelled",
             HYPR_DENIED => c"denied",
             HYPR_INTERNAL => c"internal",
+            HYPR_NO_SUCH_METHOD => c"no_such_method",
+            HYPR_UNAUTHENTICATED => c"unauthenticated",
             HYPR_UNREACHABLE => c"unreachable",
             HYPR_CONNECTION_LOST => c"connection_lost",
             HYPR_NOT_UNDERSTOOD => c"not_understood",
@@ -130,6 +138,8 @@ impl From<ErrorCode> for hypr_code {
             ErrorCode::Cancelled => HYPR_CANCELLED,
             ErrorCode::Denied => HYPR_DENIED,
             ErrorCode::Internal => HYPR_INTERNAL,
+            ErrorCode::NoSuchMethod => HYPR_NO_SUCH_METHOD,
+            ErrorCode::Unauthenticated => HYPR_UNAUTHENTICATED,
         }
     }
 }

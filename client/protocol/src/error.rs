@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 pub enum ErrorCode {
     /// The request is not JSON, misses a field, or a field has a value that is not allowed.
     BadRequest,
-    /// No route has this path, or this method.
+    /// No route has this path.
     NoSuchRoute,
+    /// The route does not take this method; the header `Allow` has those that it takes.
+    NoSuchMethod,
     /// The request's body is larger than the configured limit.
     TooLarge,
     /// No model has this name.
@@ -32,6 +34,8 @@ pub enum ErrorCode {
     Cancelled,
     /// The caller may not do this.
     Denied,
+    /// The request came over TCP without a token, or with a wrong one.
+    Unauthenticated,
     /// A fault of the daemon. It is in the journal under the request's id.
     Internal,
 }
@@ -47,9 +51,10 @@ pub enum Blame {
 
 impl ErrorCode {
     /// Every code, for tables in documentation and tests.
-    pub const ALL: [ErrorCode; 14] = [
+    pub const ALL: [ErrorCode; 16] = [
         ErrorCode::BadRequest,
         ErrorCode::NoSuchRoute,
+        ErrorCode::NoSuchMethod,
         ErrorCode::TooLarge,
         ErrorCode::ModelNotFound,
         ErrorCode::ModelBroken,
@@ -61,6 +66,7 @@ impl ErrorCode {
         ErrorCode::Stopping,
         ErrorCode::Cancelled,
         ErrorCode::Denied,
+        ErrorCode::Unauthenticated,
         ErrorCode::Internal,
     ];
 
@@ -68,8 +74,10 @@ impl ErrorCode {
     pub const fn http_status(self) -> u16 {
         match self {
             ErrorCode::BadRequest | ErrorCode::ContextExceeded | ErrorCode::ModelLacks => 400,
+            ErrorCode::Unauthenticated => 401,
             ErrorCode::Denied => 403,
             ErrorCode::NoSuchRoute | ErrorCode::ModelNotFound | ErrorCode::JobNotFound => 404,
+            ErrorCode::NoSuchMethod => 405,
             ErrorCode::TooLarge => 413,
             ErrorCode::ModelBroken => 422,
             ErrorCode::Busy => 429,
@@ -83,7 +91,7 @@ impl ErrorCode {
     /// The exit code of `hyp` for this error; hyp(1) lists them.
     pub const fn exit_code(self) -> u8 {
         match self {
-            ErrorCode::Internal | ErrorCode::NoSuchRoute => 1,
+            ErrorCode::Internal | ErrorCode::NoSuchRoute | ErrorCode::NoSuchMethod => 1,
             ErrorCode::Stopping => 3,
             ErrorCode::Busy => 4,
             ErrorCode::ModelNotFound => 5,
@@ -92,7 +100,7 @@ impl ErrorCode {
             | ErrorCode::TooLarge
             | ErrorCode::ContextExceeded
             | ErrorCode::JobNotFound => 7,
-            ErrorCode::Denied => 8,
+            ErrorCode::Denied | ErrorCode::Unauthenticated => 8,
             ErrorCode::Cancelled => 130,
         }
     }
@@ -112,6 +120,7 @@ impl ErrorCode {
         match self {
             ErrorCode::BadRequest => "bad_request",
             ErrorCode::NoSuchRoute => "no_such_route",
+            ErrorCode::NoSuchMethod => "no_such_method",
             ErrorCode::TooLarge => "too_large",
             ErrorCode::ModelNotFound => "model_not_found",
             ErrorCode::ModelBroken => "model_broken",
@@ -123,6 +132,7 @@ impl ErrorCode {
             ErrorCode::Stopping => "stopping",
             ErrorCode::Cancelled => "cancelled",
             ErrorCode::Denied => "denied",
+            ErrorCode::Unauthenticated => "unauthenticated",
             ErrorCode::Internal => "internal",
         }
     }

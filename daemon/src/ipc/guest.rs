@@ -26,23 +26,6 @@ pub struct Guest {
     stay: Mutex<Stay>,
 }
 
-/// Why a request does not get in.
-pub struct Refused {
-    /// As the client is told.
-    pub failure: Failure,
-    /// A right token is all that it lacks.
-    pub lacks_token: bool,
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Refused {
-        Refused {
-            failure,
-            lacks_token: false,
-        }
-    }
-}
-
 enum Stay {
     /// No request had a token yet.
     Unknown(Seat),
@@ -81,7 +64,7 @@ impl Guest {
     }
 
     /// Who sends this request, or why it is refused.
-    pub fn identify(&self, app: &App, uri: &Uri, headers: &HeaderMap) -> Result<Peer, Refused> {
+    pub fn identify(&self, app: &App, uri: &Uri, headers: &HeaderMap) -> Result<Peer, Failure> {
         let config = app.config();
         check_host(&config.tcp.hosts, uri, headers)?;
         check_origin(headers)?;
@@ -91,10 +74,7 @@ impl Guest {
             self.report();
             let message = "this needs a token: send the header `Authorization: Bearer TOKEN`; an administrator gives \
                            tokens out, see hyprstreamd.toml(5)";
-            return Err(Refused {
-                failure: Failure::new(ErrorCode::Denied, message),
-                lacks_token: true,
-            });
+            return Err(Failure::new(ErrorCode::Unauthenticated, message));
         };
         Ok(Peer {
             uid: token.uid,

@@ -25,7 +25,7 @@ use crate::app::App;
 use crate::errors::Failure;
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{StatusCode, Uri};
+use axum::http::Uri;
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use hyprstream_protocol::ErrorCode;
@@ -56,10 +56,7 @@ async fn no_such_method(request: Request) -> Response {
         shown(&request),
         request.method()
     );
-    let mut response = refusal(request.uri(), &Failure::new(ErrorCode::NoSuchRoute, message));
-    // HTTP has a status of its own for it, and axum adds Allow.
-    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-    response
+    refusal(request.uri(), &Failure::new(ErrorCode::NoSuchMethod, message))
 }
 
 fn shown(request: &Request) -> String {

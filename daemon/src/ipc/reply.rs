@@ -1,7 +1,6 @@
 //! Answers that are not streams, and what surrounds every answer. Invariant: every answer carries the request's id, and
 //! every error the same JSON.
 use super::accept::Caller;
-use super::guest::Refused;
 use super::peer::Peer;
 use super::refusal;
 use crate::app::App;
@@ -44,14 +43,12 @@ pub async fn around(State(app): State<Arc<App>>, mut request: Request, next: Nex
             request.extensions_mut().insert(peer);
             next.run(request).await
         }
-        Err(refused) => {
-            let mut response = refusal(request.uri(), &refused.failure);
+        Err(failure) => {
+            let mut response = refusal(request.uri(), &failure);
             let headers = response.headers_mut();
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            if refused.lacks_token {
+            if failure.0.code == ErrorCode::Unauthenticated {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-                // HTTP has a status of its own for it, which clients go by.
-                *response.status_mut() = StatusCode::UNAUTHORIZED;
             }
             response
         }
@@ -66,15 +63,17 @@ pub async fn around(State(app): State<Arc<App>>, mut request: Request, next: Nex
 }
 
 /// Who asks; refuses those who may not be here, or are here too often.
-fn identify(app: &App, request: &Request) -> Result<Peer, Refused> {
+fn identify(app: &App, request: &Request) -> Result<Peer, Failure> {
     let peer = match request.extensions().get::<Caller>() {
         Some(Caller::Known(peer)) => *peer,
         Some(Caller::Guest(guest)) => guest.identify(app, request.uri(), request.headers())?,
-        None => return Err(Failure::fault("a request came through no door").into()),
+        None => return Err(Failure::fault("a request came through no door")),
     };
     if peer.crowded {
         let message = "you hold more connections than one user may; close some and try again";
-        return Err(Failure(ErrorBody::new(ErrorCode::Busy, message).retry_after_ms(1_000)).into());
+        return Err(Failure(
+            ErrorBody::new(ErrorCode::Busy, message).retry_after_ms(1_000),
+        ));
     }
     Ok(peer)
 }
