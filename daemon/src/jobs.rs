@@ -116,6 +116,15 @@ impl Jobs {
         self.table().len()
     }
 
+    /// How many of a user's run, and how many wait for their model or their turn.
+    pub fn count(&self, uid: u32) -> (usize, usize) {
+        let table = self.table();
+        let theirs = || table.values().filter(|entry| entry.uid == uid);
+        let runs = |entry: &&Arc<Entry>| entry.progress.state() == JobState::Running;
+        let running = theirs().filter(runs).count();
+        (running, theirs().count() - running)
+    }
+
     /// What this user may see, oldest first.
     pub fn list(&self, uid: u32) -> Vec<Job> {
         let mut entries: Vec<_> = self.table().values().filter(|e| may(uid, e)).cloned().collect();
@@ -263,6 +272,7 @@ mod tests {
         let unknown = jobs.cancel("c", 7).unwrap_err().0.message;
         assert_eq!(foreign.replace("\"b\"", "X"), unknown.replace("\"c\"", "X"));
         assert!(!theirs.progress().is_cancelled());
+        assert_eq!((jobs.count(7), jobs.count(9)), ((0, 1), (0, 0)));
         jobs.cancel("a", 7).unwrap();
         assert!(mine.progress().is_cancelled());
         jobs.cancel("b", 0).unwrap();

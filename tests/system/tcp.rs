@@ -229,6 +229,27 @@ fn another_users_prompt_is_not_found_in_the_cache() {
 }
 
 #[test]
+fn status_counts_ones_own_requests_and_all_for_the_superuser() {
+    let open = open("[runtime]\nthreads = 1\nkv_tokens = 262144\n");
+    let _held = open.endless(LAPTOP);
+    let count = |status: &Value| {
+        let state = status["state"].as_str().unwrap().to_owned();
+        (
+            status["running"].as_u64().unwrap() + status["queued"].as_u64().unwrap(),
+            state,
+        )
+    };
+    wait::until("it runs", || {
+        (open.daemon.get("/hyprstream/v1/status").json()["running"] == 1).then_some(())
+    });
+    let status = |user| open.ask("GET /hyprstream/v1/status", &as_user(user), "").1;
+    let (mine, said) = count(&status(LAPTOP));
+    assert!(mine == 1 && said.contains("1 requests running"), "{said}");
+    let (others, said) = count(&status(PHONE));
+    assert!(others == 0 && said.contains("ready"), "{said}");
+}
+
+#[test]
 fn a_user_has_so_many_requests_and_others_go_on() {
     let open = open("[limits]\nuser_requests_max = 2\n[runtime]\nthreads = 1\nkv_tokens = 262144\n");
     let _held = [open.endless(LAPTOP), open.endless(LAPTOP)];

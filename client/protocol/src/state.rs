@@ -18,9 +18,9 @@ pub struct Status {
     pub default_model: Option<String>,
     /// Names of the models in memory.
     pub loaded: Vec<String>,
-    /// Requests that run.
+    /// Requests that run: the caller's; all of them for the superuser and the daemon's own user. So in `state`.
     pub running: u32,
-    /// Requests that wait.
+    /// Requests that wait, counted like those.
     pub queued: u32,
     /// How many may wait.
     pub queue_max: u32,

@@ -8,6 +8,7 @@ use crate::config::own_uid;
 use crate::errors::Failure;
 use crate::ipc::peer::Peer;
 use crate::ipc::reply::{self, Segment};
+use crate::jobs::ROOT;
 use crate::models::resident_memory;
 use axum::Extension;
 use axum::extract::State;
@@ -25,12 +26,16 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
     let (claimed, loaded) = app.models.claimed();
     let small = |number: usize| number.try_into().unwrap_or(u32::MAX);
     // Counts of what others do are not for everyone.
-    let sees_all = peer.uid == 0 || peer.uid == own_uid();
+    let sees_all = peer.uid == ROOT || peer.uid == own_uid();
+    let (running, queued) = match sees_all {
+        true => (stats.running, stats.queued),
+        false => app.jobs.count(peer.uid),
+    };
     reply::ok(&Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_s: app.started.elapsed().as_secs(),
-        state: in_words(&app),
+        state: words(&app, running, queued),
         models_dirs: app
             .models_dirs
             .iter()
@@ -38,8 +43,8 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
             .collect(),
         default_model: app.default_model(),
         loaded,
-        running: small(stats.running),
-        queued: small(stats.queued),
+        running: small(running),
+        queued: small(queued),
         queue_max: small(stats.queue_max),
         drafted_tokens: sees_all.then_some(stats.drafted),
         accepted_tokens: sees_all.then_some(stats.accepted),
@@ -59,16 +64,20 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
     })
 }
 
-/// One line for people, here and in `systemctl status`.
+/// One line for people in `systemctl status`: numbers, and nobody's name.
 pub fn in_words(app: &App) -> String {
     let stats = app.engine.stats();
+    words(app, stats.running, stats.queued)
+}
+
+fn words(app: &App, running: usize, queued: usize) -> String {
     let models = app.catalog.snapshot().entries.len();
     match *app.phase.borrow() {
         Phase::Draining | Phase::Ending => {
-            format!("stopping, {} requests left", stats.running + stats.queued)
+            format!("stopping, {} requests left", running + queued)
         }
-        Phase::Serving if stats.running + stats.queued > 0 => {
-            format!("{} requests running, {} waiting", stats.running, stats.queued)
+        Phase::Serving if running + queued > 0 => {
+            format!("{running} requests running, {queued} waiting")
         }
         Phase::Serving if app.models.is_loading() => "loading a model".to_owned(),
         Phase::Serving => match app.models.claimed().1.as_slice() {
