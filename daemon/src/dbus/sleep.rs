@@ -1,7 +1,8 @@
 //! Rests before the machine sleeps, as logind tells. Invariant: the machine is held up only until the engine is between
-//! two steps, without logind nothing happens here, and who sends signals of logind's names to us changes nothing.
+//! two steps, without logind nothing happens here, a logind that comes anew is asked anew, and who sends signals of
+//! logind's names to us changes nothing.
 use super::{BUS, BUS_PATH, Bus, Door};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use zbus::{Message, OwnedFd};
@@ -22,7 +23,7 @@ const RULES: [&str; 2] = [
 #[derive(Default)]
 pub struct Logind {
     /// Its unique name.
-    name: Mutex<Option<String>>,
+    name: watch::Sender<Option<String>>,
     /// The machine is about to sleep.
     sleeps: watch::Sender<bool>,
 }
@@ -31,8 +32,10 @@ impl Logind {
     /// The name has another owner, or none.
     pub fn renamed(&self, name: &str, owner: &str) {
         if name == LOGIND {
-            *self.name.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(owner.to_owned()).filter(|owner| !owner.is_empty());
+            self.name
+                .send_replace(Some(owner.to_owned()).filter(|owner| !owner.is_empty()));
+            // The one that is gone cannot tell any more that the machine woke up.
+            self.sleeps.send_if_modified(std::mem::take);
         }
     }
 
@@ -45,7 +48,7 @@ impl Logind {
             return;
         }
         let sender = header.sender().map(|name| name.as_str());
-        let known = self.name.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.name.borrow();
         if sender.is_some()
             && sender == known.as_deref()
             && let Ok(sleeps) = signal.body().deserialize::<bool>()
@@ -58,7 +61,8 @@ impl Logind {
 /// Does what logind says for as long as the connection lives.
 pub async fn follow(door: Arc<Door>) {
     debug_assert_eq!(door.kind, Bus::System);
-    let mut sleeps = door.logind.sleeps.subscribe();
+    let logind = &door.logind;
+    let (mut sleeps, mut names) = (logind.sleeps.subscribe(), logind.name.subscribe());
     for rule in RULES {
         let asked = door
             .bus
@@ -68,12 +72,32 @@ pub async fn follow(door: Arc<Door>) {
         }
     }
     if let Some(owner) = owner(&door).await {
-        let mut name = door.logind.name.lock().unwrap_or_else(PoisonError::into_inner);
         // What was heard meanwhile is newer.
-        name.get_or_insert(owner);
+        logind.name.send_if_modified(|name| {
+            let news = name.is_none();
+            name.get_or_insert(owner);
+            news
+        });
     }
+    names.mark_unchanged();
     let mut hold = inhibit(&door).await;
-    while sleeps.changed().await.is_ok() {
+    loop {
+        let heard = tokio::select! {
+            heard = sleeps.changed() => heard,
+            heard = names.changed() => {
+                // What it held for us went with the one before.
+                if names.borrow_and_update().is_some() && !*sleeps.borrow() {
+                    hold = inhibit(&door).await;
+                }
+                if heard.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        if heard.is_err() {
+            return;
+        }
         let asleep = *sleeps.borrow_and_update();
         if asleep {
             tracing::info!("the machine goes to sleep; work rests");

@@ -215,3 +215,27 @@ fn work_rests_while_the_machine_sleeps() {
     daemon.await_rest();
     daemon.stop();
 }
+
+#[test]
+fn a_logind_that_comes_anew_is_asked_to_wait_anew() {
+    let Some(bus) = Bus::start() else { return };
+    if !getuid().is_root() {
+        return fixtures::skipped("D-Bus and sleep: only the superuser can stand in for logind");
+    }
+    let mut services = bus.services(&json!({}));
+    let daemon = Daemon::on_bus(&bus, "");
+    wait::until("logind is asked to wait", || (services.held() == 1).then_some(()));
+    drop(services);
+    let mut services = bus.services(&json!({}));
+    wait::until("the new one is asked", || (services.held() == 1).then_some(()));
+    // One that dies while the machine is about to sleep leaves nobody asleep.
+    services.tell("sleep");
+    wait::until("the machine may sleep", || (services.held() == 0).then_some(()));
+    drop(services);
+    daemon
+        .hyp(["ask", "-m", "tiny", "--max-tokens", "2", "hello"])
+        .ok();
+    let mut services = bus.services(&json!({}));
+    wait::until("the third is asked", || (services.held() == 1).then_some(()));
+    daemon.stop();
+}
