@@ -11,7 +11,7 @@ use zbus::wire::DynamicDeserialize;
 use zbus::{DynamicType, Message};
 
 /// Options of one call.
-const OPTIONS_BYTES_MAX: usize = 256 << 10;
+pub const OPTIONS_BYTES_MAX: usize = 256 << 10;
 
 /// A call that came over the bus.
 pub struct Call {

@@ -12,11 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use zbus::Message;
 
 /// Calls of one caller that may wait to be looked at.
-const WAITING_MAX: usize = 64;
+pub const WAITING_MAX: usize = 64;
 /// Calls of one caller that may be at work.
-const AT_WORK_MAX: usize = 64;
+pub const AT_WORK_MAX: usize = 64;
 /// One user may hold so many connections to the bus that call us.
-const PER_USER_MAX: usize = 64;
+pub const PER_USER_MAX: usize = 64;
 /// Callers that are remembered; the bus has fewer in all.
 const CLIENTS_MAX: usize = 4096;
 /// Descriptors of one caller's calls that wait or are at work.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use zbus::{Fd, ObjectPath, OwnedFd, Variant};
 
 /// Messages of one talk.
-const TURNS_MAX: usize = 8192;
+pub const TURNS_MAX: usize = 8192;
 
 impl Door {
     /// What the daemon shows of itself.

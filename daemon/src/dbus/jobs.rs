@@ -19,7 +19,7 @@ const KEPT: Duration = Duration::from_secs(30);
 /// So many of one user's are kept; beyond them the one goes that ended first.
 const KEPT_PER_USER_MAX: usize = 64;
 /// Jobs of one user that are not over.
-const PER_USER_MAX: usize = 256;
+pub const PER_USER_MAX: usize = 256;
 /// Progress is told so often at most.
 const NEWS: Duration = Duration::from_millis(250);
 

@@ -369,3 +369,34 @@ impl Door {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{call, clients, daemon1, jobs, options, sessions};
+
+    #[test]
+    fn the_manual_tells_the_limits() {
+        let manual = include_str!("../../../man/org.hyprstream.Daemon1.5");
+        let lines = [
+            format!("{} KiB in all", call::OPTIONS_BYTES_MAX >> 10),
+            format!(
+                "{} values in one option, in containers {} deep",
+                options::VALUES_MAX,
+                options::DEPTH_MAX
+            ),
+            format!("{} messages in one call", daemon1::TURNS_MAX),
+            format!("{} MiB of text in a session", sessions::TALK_BYTES_MAX >> 20),
+            format!("{} sessions of one user", sessions::PER_USER_MAX),
+            format!(
+                "{} calls at work and {} that wait; {} connections and {} jobs of one user",
+                clients::AT_WORK_MAX,
+                clients::WAITING_MAX,
+                clients::PER_USER_MAX,
+                jobs::PER_USER_MAX
+            ),
+        ];
+        for line in lines {
+            assert!(manual.contains(&line), "{line}");
+        }
+    }
+}

@@ -10,9 +10,9 @@ use zbus::{OwnedVariant, Variant};
 /// Fields of the request itself; all others are how tokens are chosen.
 const OUTER: &[&str] = &["echo", "priority", "tools", "template_vars"];
 /// Containers in containers, at most.
-const DEPTH_MAX: usize = 16;
+pub const DEPTH_MAX: usize = 16;
 /// Values in one option, all containers together.
-const VALUES_MAX: usize = 4096;
+pub const VALUES_MAX: usize = 4096;
 
 /// What a caller gave, by the names on the bus.
 pub type Given = HashMap<String, OwnedVariant>;

@@ -20,9 +20,9 @@ pub const SESSION: &str = "org.hyprstream.Session1";
 /// Where sessions are.
 pub const SESSIONS_PATH: &str = "/org/hyprstream/Daemon1/sessions";
 /// Sessions of one user.
-const PER_USER_MAX: usize = 32;
+pub const PER_USER_MAX: usize = 32;
 /// Text of one talk: more than any context holds that runs on one machine, and little enough for all to be kept.
-const TALK_BYTES_MAX: usize = 1 << 20;
+pub const TALK_BYTES_MAX: usize = 1 << 20;
 
 /// One talk.
 pub struct Session {
