@@ -387,6 +387,15 @@ fn a_door_that_would_not_be_safe_stays_shut() {
     refuses(at("127.0.0.1:0"), "chmod 600");
     fs::set_permissions(&tokens, Permissions::from_mode(0o600)).unwrap();
     refuses(at("0.0.0.0:0"), "TLS");
+    // Said twice, it opens, and says how loud that is.
+    let config = at("0.0.0.0:0") + "insecure = true\n";
+    let open = Daemon::with(&[(fixtures::tiny(), "tiny.gguf")], &config);
+    assert!(
+        open.log().contains("cross the network in plain"),
+        "{}",
+        open.log()
+    );
+    open.stop();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     refuses(at(&taken.local_addr().unwrap().to_string()), "cannot listen at");
     fs::remove_file(&tokens).unwrap();

@@ -4,7 +4,7 @@ mod file;
 mod keys;
 mod paths;
 
-pub use file::ConfigErrors;
+pub use file::{ConfigError, ConfigErrors};
 pub use paths::{Place, own_uid, starter_dir};
 
 use crate::units;
@@ -103,8 +103,10 @@ pub struct Http {
 /// The TCP door.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tcp {
-    /// Where it listens, on loopback alone; nowhere unless configured.
+    /// Where it listens; nowhere unless configured.
     pub listen: Vec<SocketAddr>,
+    /// Whether that may be off loopback, though there is no TLS.
+    pub insecure: bool,
     /// The file of tokens, where systemd hands over no credential.
     pub tokens: PathBuf,
     /// Names of this machine beside those of loopback.
@@ -178,6 +180,7 @@ impl Config {
             },
             tcp: Tcp {
                 listen: Vec::new(),
+                insecure: false,
                 tokens: place.config.with_file_name("hyprstream.tokens"),
                 hosts: Vec::new(),
             },
@@ -203,6 +206,13 @@ impl Config {
         for (path, must_exist) in file::layers(main, named, &mut errors) {
             file::apply(&mut config, &path, must_exist, &mut errors);
         }
+        if let Some(message) = config.tcp.would_be_open() {
+            errors.push(ConfigError {
+                file: main.to_owned(),
+                at: None,
+                message,
+            });
+        }
         if errors.is_empty() {
             Ok(config)
         } else {
@@ -224,6 +234,23 @@ fn default_sampling() -> Sampling {
         frequency_penalty: Some(0.0),
         speculation: Some(true),
         ..Sampling::default()
+    }
+}
+
+impl Tcp {
+    /// The addresses off loopback.
+    pub fn open_to_others(&self) -> impl Iterator<Item = &SocketAddr> {
+        self.listen.iter().filter(|address| !address.ip().is_loopback())
+    }
+
+    /// What is wrong with an address off loopback that nobody asked for twice.
+    fn would_be_open(&self) -> Option<String> {
+        let address = self.open_to_others().next().filter(|_| !self.insecure)?;
+        Some(format!(
+            "`tcp.listen`: {address} is not on loopback, and there is no TLS here: tokens and texts would cross the \
+             network in plain. Listen on 127.0.0.1 and let a web server with TLS pass requests on (hyprstreamd.toml(5) \
+             shows one), or use ssh -L; where the network itself is trusted, a VPN say, set tcp.insecure = true"
+        ))
     }
 }
 

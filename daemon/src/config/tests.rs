@@ -99,17 +99,34 @@ fn every_mistake_is_named_with_its_place() {
 }
 
 #[test]
-fn tcp_stays_on_loopback() {
+fn tcp_stays_on_loopback_unless_that_is_said_twice() {
     let config = read("[tcp]\nlisten = ['127.0.0.1:11435', '[::1]:0']\nhosts = 'llm.example.org'\n").unwrap();
     assert_eq!(config.tcp.listen.len(), 2);
     assert_eq!(config.tcp.hosts, ["llm.example.org"]);
+    let folder = tempfile::tempdir().unwrap();
+    let main = folder.path().join("x.toml");
+    let load = |text: String| {
+        fs::write(&main, text).unwrap();
+        Config::load(&Place::system(), &main, true)
+    };
     for open in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
-        let errors = read(&format!("[tcp]\nlisten = '{open}'\n")).unwrap_err();
-        assert!(errors[0].starts_with("x.toml:2:10: `tcp.listen`"), "{errors:?}");
-        assert!(
-            errors[0].contains("no TLS") && errors[0].contains("ssh -L"),
-            "{errors:?}"
-        );
+        let error = load(format!("[tcp]\nlisten = '{open}'\n"))
+            .unwrap_err()
+            .to_string();
+        for word in [
+            "x.toml: `tcp.listen`",
+            open,
+            "no TLS",
+            "ssh -L",
+            "tcp.insecure = true",
+        ] {
+            assert!(error.contains(word), "{error}");
+        }
+        let config = load(format!(
+            "[tcp]\nlisten = ['127.0.0.1:1', '{open}']\ninsecure = true\n"
+        ))
+        .unwrap();
+        assert_eq!(config.tcp.open_to_others().count(), 1);
     }
     for wrong in [
         "listen = 'localhost'",

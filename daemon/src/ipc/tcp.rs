@@ -1,5 +1,5 @@
-//! The TCP door: off unless configured, on loopback alone, for those with a token. Invariant: it is never open without
-//! tokens.
+//! The TCP door: off unless configured, on loopback unless that is said twice, for those with a token. Invariant: it is
+//! never open without tokens, and never in plain to a network without a warning.
 use super::tokens::{Tokens, TokensError};
 use crate::config::Tcp;
 use std::io;
@@ -38,6 +38,12 @@ impl TcpDoor {
             return Ok(TcpDoor::default());
         }
         let tokens = Tokens::read(&config.tokens)?;
+        for address in config.open_to_others() {
+            tracing::warn!(
+                "[tcp] insecure: at {address}, tokens and texts cross the network in plain; whoever can listen there can use \
+                 the tokens"
+            );
+        }
         let mut listeners = Vec::new();
         for address in &config.listen {
             let listening = std::net::TcpListener::bind(address).and_then(|listener| {

@@ -83,6 +83,7 @@ fn keep_fixed(old: &Config, new: &mut Config) -> Vec<&'static str> {
         limits.sequences_max,
         limits.stall,
         tcp.listen,
+        tcp.insecure,
         dbus.bus,
     );
     waiting
