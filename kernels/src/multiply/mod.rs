@@ -12,7 +12,7 @@ mod wide;
 use crate::input::{Forms, Input, TILE_ROWS};
 use crate::matmul::{self, MatrixRef};
 use crate::packed::PackedRef;
-use crate::packed::layout::{Layout, PANEL, Scales};
+use crate::packed::layout::{Layout, Scales};
 use crate::pool::Pool;
 use crate::shards::Shards;
 use crate::simd::Level;
@@ -230,14 +230,7 @@ impl<'a> Packed<'a> {
         // SAFETY: these columns of `y` belong to this piece alone, and the piece runs on one thread.
         let y = unsafe { self.y.part(row * self.w.rows + first, values.len()) };
         match (self.bias, self.add) {
-            // A copy of known length is a vector's store instead of a call.
-            (None, false) => match (
-                <&mut [f32; PANEL]>::try_from(&mut *y),
-                <&[f32; PANEL]>::try_from(values),
-            ) {
-                (Ok(y), Ok(values)) => *y = *values,
-                _ => y.copy_from_slice(values),
-            },
+            (None, false) => y.copy_from_slice(values),
             (None, true) => y.iter_mut().zip(values).for_each(|(y, v)| *y += v),
             (Some(bias), add) => {
                 for ((y, v), bias) in y.iter_mut().zip(values).zip(&bias[first..]) {

@@ -63,14 +63,31 @@ impl Job<'_> {
     }
 
     /// Puts a panel's sums in their place.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
     #[inline(never)]
-    fn place(&self, panel: usize, sums: &[__m512]) {
-        let first = panel * PANEL;
-        let len = PANEL.min(self.part.w.rows - first);
+    #[target_feature(enable = "avx512f")]
+    unsafe fn place(&self, panel: usize, sums: &[__m512]) {
+        let (part, first) = (self.part, panel * PANEL);
+        let len = PANEL.min(part.w.rows - first);
         for (row, sums) in self.rows.clone().zip(sums) {
-            // SAFETY: a vector is as many floats, whose alignment is less.
-            let values = unsafe { &*std::ptr::from_ref(sums).cast::<[f32; PANEL]>() };
-            self.part.store(row, first, &values[..len]);
+            if len < PANEL || part.bias.is_some() {
+                // SAFETY: a vector is as many floats, whose alignment is less.
+                let values = unsafe { &*std::ptr::from_ref(sums).cast::<[f32; PANEL]>() };
+                part.store(row, first, &values[..len]);
+                continue;
+            }
+            // SAFETY: these columns of `y`, a vector long, belong to this piece alone, which runs on one thread.
+            unsafe {
+                let y = part.y.part(row * part.w.rows + first, PANEL).as_mut_ptr();
+                let sums = if part.add {
+                    _mm512_add_ps(_mm512_loadu_ps(y), *sums)
+                } else {
+                    *sums
+                };
+                _mm512_storeu_ps(y, sums);
+            }
         }
     }
 }
