@@ -7,7 +7,12 @@
 //! milliseconds. So a worker that keeps losing its core works in short bursts for a while and rests in between for as long,
 //! after a whole piece, where the others can go on without it; the other program then has no reason to take the core at
 //! a bad time. Meanwhile the worker keeps off the caller's core, which would only move the trouble there.
+//!
+//! In a virtual machine cores also stand still because the host took them. No rest helps against that, so what counts is
+//! the time for which the kernel let another thread go first, not all the time that passed.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,13 +31,10 @@ const COURTEOUS_MAX: Duration = Duration::from_secs(8);
 /// A time between two looks at the clock that makes it worth asking whether the core was lost.
 const GAP: Duration = Duration::from_millis(1);
 
-/// Who is off the core for longer at once gave it to a program that computes: such a one keeps it for a slice of the
-/// scheduler or until its next tick, 2.8 to 4 ms mostly.
-const SLICE: Duration = Duration::from_micros(2500);
-
-/// What a worker loses in shorter times while it works for about [`WINDOW`], where it shares its core: who computes takes
-/// half of it, who only reads and writes a few hundredths.
-const LOST: Duration = Duration::from_millis(12);
+/// What a worker loses while it works for about [`WINDOW`], where it shares its core: who computes takes half of it, in
+/// slices of 3 to 4 ms mostly; who only reads and writes takes a few hundredths. More than one slice, since the caller
+/// itself takes one now and then, when both begin on the same core.
+const LOST: Duration = Duration::from_millis(10);
 
 /// Over how long losses are counted, and how much of it, in percent, means that the caller's own core is as
 /// crowded as the workers'. Then resting helps nobody: workers have their rests when the caller is off.
@@ -43,6 +45,7 @@ const CROWDED_PERCENT: u32 = 45;
 struct Clock {
     wall: Instant,
     cpu: Duration,
+    waited: Option<Duration>,
 }
 
 impl Clock {
@@ -50,6 +53,7 @@ impl Clock {
         Clock {
             wall: Instant::now(),
             cpu: cpu_time(),
+            waited: waited(),
         }
     }
 
@@ -60,15 +64,33 @@ impl Clock {
             return None;
         }
         let cpu = cpu_time();
-        let lost = wall.saturating_sub(cpu.saturating_sub(self.cpu));
-        (self.wall, self.cpu) = (now, cpu);
+        let passed = wall.saturating_sub(cpu.saturating_sub(self.cpu));
+        let waited = waited();
+        let lost = match (self.waited, waited) {
+            (Some(before), Some(now)) => passed.min(now.saturating_sub(before)),
+            _ => passed,
+        };
+        (self.wall, self.cpu, self.waited) = (now, cpu, waited);
         (lost > GAP / 2).then_some(lost)
     }
 
     /// Forgets the time before `now`.
     fn slept(&mut self, now: Instant) {
-        (self.wall, self.cpu) = (now, cpu_time());
+        (self.wall, self.cpu, self.waited) = (now, cpu_time(), waited());
     }
+}
+
+thread_local! {
+    static SCHEDSTAT: Option<File> = File::open("/proc/thread-self/schedstat").ok();
+}
+
+/// How long this thread has stood in the queue for a core since it began; `None` if this kernel does not count that.
+fn waited() -> Option<Duration> {
+    let mut text = [0; 80];
+    let len = SCHEDSTAT.with(|file| file.as_ref()?.read_at(&mut text, 0).ok())?;
+    // Nanoseconds on a core, nanoseconds in the queue, times on a core.
+    let mut fields = std::str::from_utf8(text.get(..len)?).ok()?.split_whitespace();
+    Some(Duration::from_nanos(fields.nth(1)?.parse().ok()?))
 }
 
 fn cpu_time() -> Duration {
@@ -143,7 +165,7 @@ impl Worker {
         self.worked += took;
         let lost = self.clock.lost(now).unwrap_or_default();
         self.lost += lost;
-        if lost > self.bearable(now) || self.lost > LOST {
+        if self.lost > self.bearable(now) {
             (self.worked, self.lost) = (Duration::ZERO, Duration::ZERO);
             self.loses(now);
         } else if self.worked > WINDOW {
@@ -157,12 +179,12 @@ impl Worker {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// How long it may be off the core at once and think nothing of it.
+    /// What it may lose and think nothing of it.
     fn bearable(&self, now: Instant) -> Duration {
         match self.until {
             Some(until) if now < until => Duration::ZERO,
-            Some(until) if now - until < self.courteous => GAP,
-            _ => SLICE,
+            Some(until) if now - until < self.courteous => LOST / 2,
+            _ => LOST,
         }
     }
 
