@@ -17,7 +17,7 @@ use crate::packed::layout::PANEL;
 use crate::packed::registers::{Kind, with_kind};
 
 /// How far ahead of the codes in use others are asked for.
-const AHEAD: usize = 2 << 10;
+const AHEAD: usize = 8 << 10;
 
 /// The products of some panels with all int8 rows.
 pub(super) fn panels(amx: Amx, part: &Packed<'_>, panels: Range<usize>, blocks: Blocks) {

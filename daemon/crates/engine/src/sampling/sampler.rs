@@ -110,25 +110,21 @@ impl Sampler {
 
     fn draw(&mut self, logits: &[f32], candidates: &mut Candidates) -> Option<u32> {
         let p = &self.params;
+        // Below this share of the best weight a token can be drawn in less than one of 10^8 draws; dropping those first
+        // keeps the work that follows short.
+        let least = p.min_p.max(1e-9);
+        let (_, best) = largest(logits)?;
         candidates.clear();
-        candidates.extend(
-            logits
-                .iter()
-                .enumerate()
-                .filter(|(_, l)| l.is_finite())
-                .map(|(i, &l)| (i as u32, l)),
-        );
+        // A little lower than asked for: the weights themselves decide below.
+        at_least(logits, best + p.temperature * (least.ln() - 0.01), candidates);
         if p.top_k > 0 && p.top_k < candidates.len() {
             candidates.select_nth_unstable_by(p.top_k - 1, likelier);
             candidates.truncate(p.top_k);
         }
-        let max = candidates.iter().map(|c| c.1).fold(f32::NEG_INFINITY, f32::max);
         for c in candidates.iter_mut() {
-            c.1 = ((c.1 - max) / p.temperature).exp();
+            c.1 = ((c.1 - best) / p.temperature).exp();
         }
-        // Below this share of the best weight a token can be drawn in less than one of 10^8 draws; dropping those first
-        // keeps the sort short.
-        candidates.retain(|c| c.1 >= p.min_p.max(1e-9));
+        candidates.retain(|c| c.1 >= least);
         candidates.sort_unstable_by(likelier);
         if p.top_p < 1.0 {
             keep_top_p(candidates, f64::from(p.top_p));
@@ -164,15 +160,61 @@ fn window_start(len: usize, last: usize) -> usize {
     if last == 0 { 0 } else { len.saturating_sub(last) }
 }
 
-/// The likeliest token; the smallest id among equals. `None` if no logit is a number.
-pub fn argmax(logits: &[f32]) -> Option<u32> {
-    let mut best: Option<(usize, f32)> = None;
-    for (i, &logit) in logits.iter().enumerate() {
-        if logit.is_finite() && best.is_none_or(|(_, b)| logit > b) {
-            best = Some((i, logit));
+/// Logits that are looked at together: enough for vectors, and few enough to look at again one by one.
+const CHUNK: usize = 64;
+
+/// The first chunk that has the largest logit that is a number, and that logit; `None` if none is a number.
+fn largest(logits: &[f32]) -> Option<(usize, f32)> {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (at, chunk) in logits.chunks(CHUNK).enumerate() {
+        let of_chunk = largest_of_chunk(chunk);
+        if of_chunk > best.1 {
+            best = (at, of_chunk);
         }
     }
-    best.map(|(i, _)| i as u32)
+    best.1.is_finite().then_some(best)
+}
+
+/// The largest logit that is a number, or minus infinity. The compiler makes vectors of it.
+fn largest_of_chunk(chunk: &[f32]) -> f32 {
+    let larger = |best: f32, logit: f32| {
+        // Not a number, or infinite: no.
+        let logit = if logit.abs() < f32::INFINITY {
+            logit
+        } else {
+            f32::NEG_INFINITY
+        };
+        if logit > best { logit } else { best }
+    };
+    let (lanes, rest) = chunk.as_chunks::<8>();
+    let mut best = [f32::NEG_INFINITY; 8];
+    for lane in lanes {
+        for (best, &logit) in best.iter_mut().zip(lane) {
+            *best = larger(*best, logit);
+        }
+    }
+    best.into_iter()
+        .chain(rest.iter().copied())
+        .fold(f32::NEG_INFINITY, larger)
+}
+
+/// Adds the tokens whose logits are numbers and at least `floor`.
+fn at_least(logits: &[f32], floor: f32, candidates: &mut Candidates) {
+    for (at, chunk) in logits.chunks(CHUNK).enumerate() {
+        if largest_of_chunk(chunk) >= floor {
+            let wanted = |&(_, logit): &(usize, &f32)| logit.is_finite() && *logit >= floor;
+            let found = chunk.iter().enumerate().filter(wanted);
+            candidates.extend(found.map(|(i, &logit)| ((at * CHUNK + i) as u32, logit)));
+        }
+    }
+}
+
+/// The likeliest token; the smallest id among equals. `None` if no logit is a number.
+pub fn argmax(logits: &[f32]) -> Option<u32> {
+    let (chunk, best) = largest(logits)?;
+    let first = chunk * CHUNK;
+    let at = logits[first..].iter().position(|&logit| logit == best)?;
+    Some((first + at) as u32)
 }
 
 /// The `n` likeliest tokens and their log-probabilities.
@@ -248,6 +290,33 @@ mod tests {
     /// Probabilities 0.5, 0.25, 0.125, 0.125.
     fn logits() -> Vec<f32> {
         [0.5f32, 0.25, 0.125, 0.125].iter().map(|p| p.ln()).collect()
+    }
+
+    #[test]
+    fn likeliest_tokens_are_those_that_a_plain_search_finds() {
+        let mut random = Random::new(7);
+        for round in 0..2000 {
+            // Few values, so that many are equal; some that are no numbers; lengths around those of chunks.
+            let len = (random.unit() * 3.5 * CHUNK as f64) as usize;
+            let logits: Vec<f32> = (0..len)
+                .map(|_| match (random.unit() * 12.0) as i32 {
+                    0 => f32::NAN,
+                    1 => f32::INFINITY,
+                    2 => f32::NEG_INFINITY,
+                    v => (v - 6) as f32 * if round % 2 == 0 { 1.0 } else { -0.0 },
+                })
+                .collect();
+            let numbers = || logits.iter().copied().enumerate().filter(|(_, l)| l.is_finite());
+            let best = numbers().reduce(|a, b| if b.1 > a.1 { b } else { a });
+            assert_eq!(argmax(&logits), best.map(|(i, _)| i as u32));
+            let mut found = Candidates::new();
+            at_least(&logits, 1.0, &mut found);
+            let plain: Candidates = numbers()
+                .filter(|(_, l)| *l >= 1.0)
+                .map(|(i, l)| (i as u32, l))
+                .collect();
+            assert_eq!(found, plain);
+        }
     }
 
     #[test]
