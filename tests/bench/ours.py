@@ -163,7 +163,7 @@ class Ours:
         return {"tokens_s": counted / (end - begin)}
 
     def gaps(self, streams, prompt, quiet, long):
-        """Milliseconds between tokens of running streams: quiet, then while a long prompt comes in."""
+        """Milliseconds between tokens of running streams: quiet, while a long prompt comes in, and quiet again."""
         asked = [self.ask(prompt, 4000) for _ in range(streams)]
         follow(asked, lambda: min(len(s.stamps) for s in asked) > 3)
         before = [len(s.stamps) for s in asked]
@@ -172,14 +172,16 @@ class Ours:
         late = self.ask(long, 1)
         follow(asked + [late], lambda: bool(late.stamps))
         end = [len(s.stamps) for s in asked]
+        follow([late], lambda: False)
+        follow(asked, lambda: all(len(s.stamps) > have + quiet for s, have in zip(asked, end)))
+        last = [len(s.stamps) for s in asked]
         for stream in asked:
             stream.socket.close()
-        follow([late], lambda: False)
 
         def between(low, high):
             return [1e3 * (b - a) for s, x, y in zip(asked, low, high) for a, b in zip(s.stamps[x - 1:y], s.stamps[x:y])]
 
         # A stream that got nothing at all waited for the whole time.
         starved = [1e3 * (late.stamps[0] - s.stamps[-1]) for s, x, y in zip(asked, middle, end) if x == y]
-        return {"quiet_ms": between(before, middle), "busy_ms": between(middle, end) + starved,
+        return {"quiet_ms": between(before, middle), "busy_ms": between(middle, end) + starved, "after_ms": between(end, last),
                 "first_s": late.stamps[0] - late.sent}

@@ -108,18 +108,24 @@ class Peer:
         return {"tokens_s": streams * tokens / (time.perf_counter() - start)}
 
     def gaps(self, streams, prompt, quiet, long):
-        """Milliseconds between tokens of running streams: quiet, then while a long prompt comes in. The long prompt shares each
-        batch with the streams, as llama.cpp's own server does it."""
+        """Milliseconds between tokens of running streams: quiet, while a long prompt comes in, and quiet again. The long prompt
+        shares each batch with the streams, as llama.cpp's own server does it."""
         self.warm(streams + 1, 8192, True)
         last = [self.prefill(self.prompt(prompt), s) for s in range(streams)]
-        position, out = prompt, {"quiet_ms": [], "busy_ms": []}
+        position, out = prompt, {"quiet_ms": [], "busy_ms": [], "after_ms": []}
+
+        def steps(name):
+            nonlocal last, position
+            before = time.perf_counter()
+            for _ in range(quiet):
+                last = self.decode([(last[s], position, s, True) for s in range(streams)])
+                position += 1
+                now = time.perf_counter()
+                out[name] += [1e3 * (now - before)] * streams
+                before = now
+
+        steps("quiet_ms")
         stamp = time.perf_counter()
-        for _ in range(quiet):
-            last = self.decode([(last[s], position, s, True) for s in range(streams)])
-            position += 1
-            now = time.perf_counter()
-            out["quiet_ms"] += [1e3 * (now - stamp)] * streams
-            stamp = now
         tokens, at = self.prompt(long), 0
         begun = time.perf_counter()
         while at < long:
@@ -132,6 +138,7 @@ class Peer:
             out["busy_ms"] += [1e3 * (now - stamp)] * streams
             stamp = now
         out["first_s"] = stamp - begun
+        steps("after_ms")
         return out
 
     def score(self, tokens):

@@ -21,7 +21,9 @@ ROWS = [
     ("gap quiet", "between tokens of 4 streams, p95", "ms", 1, False),
     ("gap busy", "the same while {long} tokens are read, p95", "ms", 1, False),
     ("gap longest", "the same, longest", "ms", 1, False),
-    ("gap ratio", "p95 then, of the quiet one", "x", 2, False),
+    ("gap after", "the same after that, p95", "ms", 1, False),
+    ("gap ratio", "p95 while it is read, of the quiet one before", "x", 2, False),
+    ("gap ratio both", "the same, of the mean of those before and after", "x", 2, False),
     ("long first", "first token after those {long}", "s", 2, False),
     ("share 1", "decode beside 1 busy program, of quiet", "%", 0, True),
     ("share 2", "decode beside 2 busy programs, of quiet", "%", 0, True),
@@ -33,7 +35,8 @@ through llama-cpp-python's low-level interface (`llama_decode` with a batch that
 each batch with the running streams); times are taken around those calls. Both choose the likeliest token, keep keys and values in f16, and
 read random token ids, no two prompts alike; n-gram speculation is off. Figures are medians of the rounds, with lowest and highest. *Better* says
 how many times better hyprstream is: above 1 it is faster, or takes less. Load times are those of a new process whose file is in the page cache; in
-the first one hyprstream packs the weights, later ones map what it packed. Memory is read after a prompt of 512 tokens and one answer; the
+the first one hyprstream packs the weights, later ones map what it packed. While the long prompt is read the four answers go on, so that
+they are hundreds of tokens longer after it, and their steps longer too; the peer's hardly go on. Memory is read after a prompt of 512 tokens and one answer; the
 peer's has the Python interpreter in it."""
 
 
