@@ -30,9 +30,9 @@ pub use attention::{
 pub use heap::give_back_freed;
 pub use input::{Forms, Input, Rows};
 pub use isa::Isa;
-pub use matmul::{MatrixRef, Output, matmul, matmul_many};
+pub use matmul::MatrixRef;
 pub use multiply::{Product, Weight, multiply};
-pub use norm::{add, rms_norm, rms_norm_in_place};
+pub use norm::{rms_norm, rms_norm_in_place};
 pub use packed::{PACKED_LAYOUT, PackedRef, pack, packed_bytes, unpack_row};
 pub use pool::Pool;
 pub use quant::{Format, decode_row, decode_row_with};

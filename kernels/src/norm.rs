@@ -1,4 +1,4 @@
-//! Root-mean-square norms and the residual sum.
+//! Root-mean-square norms.
 //!
 //! Invariant: rows are independent of each other; a row's sum has one fixed order.
 
@@ -87,27 +87,4 @@ pub(crate) fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
         *sum = s.fma(x, x, *sum);
     }
     s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
-}
-
-/// `x += y`
-///
-/// # Panics
-/// If lengths differ.
-pub fn add(pool: &Pool, x: &mut [f32], y: &[f32]) {
-    assert_eq!(x.len(), y.len());
-    each_part(pool, x, PIECE_VALUES, &|at, x| {
-        pool.level().run(Add { x, y: &y[at..] })
-    });
-}
-
-struct Add<'a> {
-    x: &'a mut [f32],
-    y: &'a [f32],
-}
-
-impl Kernel for Add<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self, _s: S) {
-        self.x.iter_mut().zip(self.y).for_each(|(x, y)| *x += y);
-    }
 }

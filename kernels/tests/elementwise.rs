@@ -7,7 +7,7 @@
 mod inputs;
 
 use hyprstream_kernels::{
-    HeadNorms, Isa, KV_BLOCK, KvFormat, KvLayer, Pool, RopeLayout, Rotation, Span, add, log_softmax_at,
+    HeadNorms, Isa, KV_BLOCK, KvFormat, KvLayer, Pool, RopeLayout, Rotation, Span, log_softmax_at,
     place_heads, reference, rms_norm, rms_norm_in_place, silu_mul,
 };
 use inputs::{Random, bits, pools};
@@ -122,19 +122,16 @@ fn check_elements(len: usize, seed: u64) {
     let mut random = Random(seed);
     let gate: Vec<f32> = random.floats(len).iter().map(|g| 30.0 * g).collect();
     let up = random.floats(len);
-    let (mut activated, mut sum) = (gate.clone(), gate.clone());
+    let mut activated = gate.clone();
     reference::silu_mul(&mut activated, &up);
-    reference::add(&mut sum, &up);
     for pool in pools() {
-        let (mut x, mut y) = (gate.clone(), gate.clone());
+        let mut x = gate.clone();
         silu_mul(&pool, &mut x, &up);
         assert!(
             x.iter()
                 .zip(&activated)
                 .all(|(o, e)| near(*o, *e, SILU_REL_MAX, SILU_ABS_MAX))
         );
-        add(&pool, &mut y, &up);
-        assert_eq!(bits(&y), bits(&sum));
     }
 }
 

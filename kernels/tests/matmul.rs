@@ -6,8 +6,8 @@
 
 mod inputs;
 
-use hyprstream_kernels::{Format, MatrixRef, Output, Pool, matmul, matmul_many, reference};
-use inputs::{Random, bits, isas, pools};
+use hyprstream_kernels::{Format, Input, MatrixRef, Pool, Product, Rows, Weight, multiply, reference};
+use inputs::{Random, bits, isas, matmul, pools};
 use proptest::prelude::*;
 
 /// Rounding of f32 sums, relative to the sum of magnitudes: a chain is at most 1024 / 8 products long, each of which
@@ -116,7 +116,7 @@ fn no_tokens_and_no_rows_do_nothing() {
     assert!(case.run(&pool).is_empty());
     let empty = MatrixRef::new(Format::F32, 0, 8, &[]).unwrap();
     matmul(&pool, empty, &[0.0; 16], None, &mut []);
-    matmul_many(&pool, &[0.0; 8], &mut []);
+    multiply(&pool, &Input::new(1, 8).unwrap(), &mut []);
 }
 
 #[test]
@@ -133,18 +133,25 @@ fn ten_matrices_in_one_pass() {
         .map(|i| Case::new(Format::ALL[i % 8], [10 + 7 * i, 512, 3], 2 * i as u64))
         .collect();
     let x = random.floats(3 * 512);
+    let rows = Rows {
+        decode: 0,
+        prefill: 3,
+    };
     for pool in pools() {
+        let mut input = Input::new(3, 512).unwrap();
+        input.set(&pool, &x, 512, rows, Weight::Plain(cases[0].w()).forms());
         let mut together: Vec<Vec<f32>> = cases.iter().map(|case| vec![f32::NAN; 3 * case.rows]).collect();
-        let mut outputs: Vec<Output<'_>> = cases
+        let mut products: Vec<Product<'_>> = cases
             .iter()
             .zip(&mut together)
-            .map(|(case, y)| Output {
-                w: case.w(),
+            .map(|(case, y)| Product {
+                w: Weight::Plain(case.w()),
                 bias: case.bias.as_deref(),
                 y,
+                add: false,
             })
             .collect();
-        matmul_many(&pool, &x, &mut outputs);
+        multiply(&pool, &input, &mut products);
         for (case, together) in cases.iter().zip(&together) {
             let mut alone = vec![0.0; 3 * case.rows];
             matmul(&pool, case.w(), &x, case.bias.as_deref(), &mut alone);

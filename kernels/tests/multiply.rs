@@ -8,10 +8,10 @@
 mod inputs;
 
 use hyprstream_kernels::{
-    Format, Forms, Input, Isa, MatrixRef, PackedRef, Pool, Product, Rows, Weight, matmul, multiply, pack,
+    Format, Forms, Input, Isa, MatrixRef, PackedRef, Pool, Product, Rows, Weight, multiply, pack,
     packed_bytes, reference, rms_norm, silu_mul,
 };
-use inputs::{Aligned, PACKED, Random, bits, isas, pools};
+use inputs::{Aligned, PACKED, Random, bits, isas, matmul, pools};
 use proptest::prelude::*;
 
 /// Floats, beside the form that weights want.

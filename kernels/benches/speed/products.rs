@@ -3,12 +3,17 @@
 //! Invariant: weights are packed bytes of random blocks, more than the last-level cache holds.
 
 use hyprstream_kernels::{
-    Format, Forms, Input, MatrixRef, PackedRef, Pool, Product, Rows, Weight, matmul, multiply, packed_bytes,
+    Format, Forms, Input, MatrixRef, PackedRef, Pool, Product, Rows, Weight, multiply, packed_bytes,
 };
 
 use super::best;
 use super::limits::Limits;
 
+const PLAIN: Forms = Forms {
+    plain: true,
+    by_32: false,
+    by_256: false,
+};
 /// What the model's formats want.
 const FORMS: Forms = Forms {
     plain: false,
@@ -270,11 +275,16 @@ pub fn formats(pool: &Pool) {
         print!("{:6} {rows:6} x {cols:4}:", format.name());
         for tokens in [1, 4, 16, 512] {
             let (x, mut y) = (vec![1.0; tokens * cols], vec![0.0; tokens * rows]);
+            let Some(mut input) = Input::new(tokens, cols) else {
+                return;
+            };
+            let (decode, prefill) = (0, tokens);
+            input.set(pool, &x, cols, Rows { decode, prefill }, PLAIN);
             let mut slices = bytes.chunks_exact(len).cycle();
             let seconds = best(if tokens > 16 { 2 } else { MEMORY / len }, || {
                 let w = slices.next().and_then(|b| MatrixRef::new(format, rows, cols, b));
                 if let Some(w) = w {
-                    matmul(pool, w, &x, None, &mut y);
+                    run(pool, &input, [(Some(Weight::Plain(w)), &mut y)], false);
                 }
             });
             if tokens == 1 {

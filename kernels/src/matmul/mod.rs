@@ -9,7 +9,6 @@ mod tile;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-use crate::pool::Pool;
 use crate::quant::decode::Decoder;
 use crate::quant::{Format, with_decoder};
 use crate::shards::Shards;
@@ -19,9 +18,6 @@ use tile::Tile;
 /// Columns that are summed up before the sum joins a row's total: a multiple of every block's length, and few enough
 /// that the tile and some activations stay in the second-level cache.
 const CHUNK: usize = 1024;
-
-/// Matrices that share one pass; more than these take several.
-const PARTS: usize = 8;
 
 /// Weights of one piece for one token, about: long enough to make the counter cheap, short enough to share out evenly.
 const PIECE_BYTES: usize = 32 << 10;
@@ -63,49 +59,6 @@ impl<'a> MatrixRef<'a> {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         let row_bytes = self.bytes.len() / self.rows;
         &self.bytes[i * row_bytes..(i + 1) * row_bytes]
-    }
-}
-
-/// One product of `matmul_many`.
-pub struct Output<'a> {
-    /// The weights.
-    pub w: MatrixRef<'a>,
-    /// Added to every token's outputs: `[rows]`.
-    pub bias: Option<&'a [f32]>,
-    /// The result: `[tokens, rows]`.
-    pub y: &'a mut [f32],
-}
-
-/// `y[t, o] = sum_i w[o, i] * x[t, i] (+ bias[o])`; x: `[tokens, cols]`, y: `[tokens, rows]`. No allocation.
-///
-/// # Panics
-/// If shapes disagree.
-pub fn matmul(pool: &Pool, w: MatrixRef<'_>, x: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-    matmul_many(pool, x, &mut [Output { w, bias, y }]);
-}
-
-/// Several matrices with the same input in one pass over the pool (q, k, v; gate, up). No allocation.
-///
-/// # Panics
-/// If shapes disagree.
-pub fn matmul_many(pool: &Pool, x: &[f32], outputs: &mut [Output<'_>]) {
-    for outputs in outputs.chunks_mut(PARTS) {
-        let mut parts = [const { None }; PARTS];
-        let mut pieces = 0;
-        for (part, output) in parts.iter_mut().zip(outputs) {
-            let part = part.insert(Part::new(x, output.w, output.bias, output.y, false));
-            pieces += part.pieces();
-        }
-        let level = pool.level();
-        pool.run(pieces, &|piece| {
-            let mut piece = piece;
-            for part in parts.iter().flatten() {
-                if piece < part.pieces() {
-                    return part.run(level, piece);
-                }
-                piece -= part.pieces();
-            }
-        });
     }
 }
 

@@ -37,11 +37,6 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
-/// `x += y`
-pub fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
-}
-
 /// Turns pairs of each head by the token's angles (Su et al., 2021). Shapes as in the crate's `rope`.
 #[allow(clippy::too_many_arguments)]
 pub fn rope(

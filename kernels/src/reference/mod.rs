@@ -8,5 +8,5 @@ mod dense;
 mod quant;
 
 pub use attention::{Sequence, attend};
-pub use dense::{add, log_softmax_at, matmul, rms_norm, rope, silu_mul};
+pub use dense::{log_softmax_at, matmul, rms_norm, rope, silu_mul};
 pub use quant::decode_row;

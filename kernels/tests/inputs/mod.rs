@@ -4,7 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use half::{bf16, f16};
-use hyprstream_kernels::{Format, Isa, Pool};
+use hyprstream_kernels::{Format, Input, Isa, MatrixRef, Pool, Product, Rows, Weight, multiply};
 
 /// A small generator of random numbers (SplitMix64).
 pub struct Random(pub u64);
@@ -124,4 +124,15 @@ impl Aligned {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
+}
+
+/// The product of plain weights and nothing else: `y[t, o] = sum_i w[o, i] * x[t, i] (+ bias[o])`.
+pub fn matmul(pool: &Pool, w: MatrixRef<'_>, x: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    let tokens = x.len() / w.cols;
+    let (decode, prefill) = (0, tokens);
+    let mut input = Input::new(tokens, w.cols).unwrap();
+    let forms = Weight::Plain(w).forms();
+    input.set(pool, x, w.cols, Rows { decode, prefill }, forms);
+    let (w, add) = (Weight::Plain(w), false);
+    multiply(pool, &input, &mut [Product { w, bias, y, add }]);
 }
