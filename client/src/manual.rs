@@ -128,7 +128,9 @@ pub fn write(out: &mut dyn io::Write) -> io::Result<()> {
             entry(&mut page, name, meaning);
         }
     }
-    page.push_str(".SH \"SEE ALSO\"\n\\fBhyprstreamd\\fR(8)\n");
+    page.push_str(".SH \"SEE ALSO\"\n");
+    page.push_str("\\fBlibhyprstream\\fR(3), \\fBhyprstreamd.toml\\fR(5), ");
+    page.push_str("\\fBorg.hyprstream.Daemon1\\fR(5), \\fBhyprstreamd\\fR(8)\n");
     out.write_all(page.as_bytes())
 }
 

@@ -154,6 +154,11 @@ fn scripts_for_shells_and_the_page() {
         let output = home.bare(&["completions", shell]).output().unwrap();
         assert!(text(&output.stdout).contains("detokenize"), "{shell}");
     }
+    // What TAB offers after `hyp help`.
+    let output = home.bare(&["completions", "bash"]).output().unwrap();
+    let (_, help) = text(&output.stdout).split_once("hyp__subcmd__help)\n").unwrap();
+    let words = help.lines().next().unwrap();
+    assert!(words.contains(" ask ") && words.contains(" score "), "{words}");
     let output = home.bare(&["man"]).output().unwrap();
     assert!(text(&output.stdout).contains(".SH \"EXIT STATUS\""));
     let output = home.bare(&["frobnicate"]).output().unwrap();
