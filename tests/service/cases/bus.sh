@@ -11,7 +11,6 @@ test_a_call_starts_it() {
 }
 
 test_reload_by_the_bus_says_what_is_wrong() {
-    mkdir -p /etc/hyprstream/hyprstreamd.d
     reload() { busctl call org.hyprstream.Daemon1 /org/hyprstream/Daemon1 org.hyprstream.Daemon1 Reload 2>&1; }
     reload
     echo '[runtime' >/etc/hyprstream/hyprstreamd.d/test.toml

@@ -33,7 +33,6 @@ test_a_models_folder_that_cannot_be_read_costs_only_its_models() {
     systemctl stop $UNIT
     mkdir -p /srv/secret
     chmod 700 /srv/secret
-    mkdir -p /etc/hyprstream/hyprstreamd.d
     printf '%s\n' '[storage]' 'models = ["/var/lib/hyprstream/models", "/srv/secret"]' >/etc/hyprstream/hyprstreamd.d/test.toml
     hyp --no-start ask -m hyprstream-starter hello
     cp /usr/share/hyprstream/starter/hyprstream-starter.gguf /srv/secret/mine.gguf
@@ -123,7 +122,6 @@ test_memory_pressure_is_read_where_there_is_no_trigger() {
 
 test_folders_elsewhere_work_with_the_drop_in_that_is_named() {
     install -d -o hyprstream -g hyprstream /srv/elsewhere
-    mkdir -p /etc/hyprstream/hyprstreamd.d
     printf '%s\n' '[storage]' 'models = "/srv/elsewhere"' >/etc/hyprstream/hyprstreamd.d/test.toml
     systemctl restart $UNIT
     said=$(hyp --no-start install /checkout/tests/golden/tiny/tiny.gguf new 2>&1 || true)

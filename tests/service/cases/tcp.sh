@@ -5,8 +5,7 @@ cp /checkout/tests/golden/tiny/tiny.gguf /var/lib/hyprstream/models/
 AT=127.0.0.1:11435
 STORE=/etc/credstore/hyprstream.tokens
 OLD=old-0123456789abcdef NEW=new-0123456789abcdef
-mkdir -p ${STORE%/*} /etc/hyprstream/hyprstreamd.d
-printf '%s\n' '[tcp]' "listen = \"$AT\"" '[http]' 'header_timeout = "2s"' >/etc/hyprstream/hyprstreamd.d/test.toml
+printf '%s\n' '[http]' 'header_timeout = "2s"' >/etc/hyprstream/hyprstreamd.d/test.toml
 # Only for root: systemd reads it, and the daemon cannot.
 tokens() { printf '%s\n' "$@" >$STORE && chmod 600 $STORE; }
 # status TOKEN: what HTTP says to it.
@@ -14,6 +13,18 @@ status() { curl -sS -o /dev/null -w '%{http_code}' --max-time 10 -H "authorizati
 others_are_served() {
     [ "$(status $NEW)" = 200 ]
     hyp --no-start ask hello
+}
+
+# As it stands there, on a fresh install. The door stays open for the tests below.
+test_the_recipe_of_the_readme_opens_it() {
+    [ ! -e $STORE ]
+    recipe=$(sed -n '/^    TOKEN=/,/^$/s/^    //p' /checkout/README.md)
+    holds "$recipe" "$AT"
+    # The tests are root already.
+    sudo() { "$@"; }
+    eval "set -o pipefail; $recipe" >/tmp/recipe
+    holds "$(tail -1 /tmp/recipe)" '"id": ?"hyprstream-starter"'
+    [ "$(stat -c '%U:%a' $STORE)" = root:600 ]
 }
 
 test_a_token_of_the_credential_opens_the_door() {

@@ -22,7 +22,7 @@ test_systemd_has_nothing_to_remark() {
 # From 253 on, systemd itself asks for a reload. Older ones know no such type; what else the drop-in says is tried there.
 test_the_notify_reload_drop_in() {
     version=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
-    mkdir -p /tmp/n/$UNIT.d /etc/systemd/system/$UNIT.d /etc/hyprstream/hyprstreamd.d
+    mkdir -p /tmp/n/$UNIT.d /etc/systemd/system/$UNIT.d
     cp /usr/lib/systemd/system/$UNIT /tmp/n/
     cp /usr/share/hyprstream/systemd/notify-reload.conf /tmp/n/$UNIT.d/
     said=$(systemd-analyze verify /tmp/n/$UNIT 2>&1 | grep -F notify-reload.conf || true)
