@@ -7,9 +7,32 @@ test_install_starts_the_socket_and_nothing_else() {
     [ "$(systemctl is-active $UNIT)" = inactive ]
     [ "$(stat -c '%U:%a' /var/lib/hyprstream/models)" = hyprstream:755 ]
     [ "$(stat -c '%U:%a' /etc/hyprstream/hyprstreamd.toml)" = root:644 ]
+    [ "$(stat -c '%U:%a' /etc/hyprstream/hyprstreamd.d)" = root:755 ]
     hyprstreamd --check-config
     for page in man1/hyp.1 man3/libhyprstream.3 man5/hyprstreamd.toml.5 man8/hyprstreamd.8; do [ -f /usr/share/man/$page.gz ]; done
+}
+
+test_shells_can_read_their_completions() {
     bash -n /usr/share/bash-completion/completions/hyp
+    absent=''
+    for shell in zsh,/usr/share/zsh/vendor-completions/_hyp fish,/usr/share/fish/vendor_completions.d/hyp.fish; do
+        [ -s "${shell#*,}" ]
+        if command -v "${shell%%,*}"; then
+            "${shell%%,*}" -n "${shell#*,}"
+        else
+            absent+=" ${shell%%,*}"
+        fi
+    done
+    [ -z "$absent" ] || skip "completions are parsed by all shells but these, which are absent:$absent"
+}
+
+# Its README names no file that is elsewhere.
+test_the_files_that_its_readme_names_are_there() {
+    readme=/usr/share/doc/hyprstream/README.md
+    named=$(grep -oE '(/usr/share|/etc|/var/lib)/[a-z./]+' $readme)
+    holds "$named" /etc/hyprstream/hyprstreamd.d/
+    for path in $named; do [ -e "$path" ] || fail "$path is not there"; done
+    [ -d ${readme%/*}/examples ]
 }
 
 test_any_user_gets_an_answer_on_first_use() {
@@ -71,6 +94,40 @@ test_it_can_be_installed_again() {
     install_package
     systemctl is-active hyprstreamd.socket
     hyp --no-start ask hello
+}
+
+test_purge_leaves_what_is_on_mounts() {
+    folder=/var/lib/hyprstream
+    mount -t tmpfs tmpfs $folder/models
+    # A folder of the same file system, mounted as well.
+    mkdir $folder/elsewhere /srv/kept
+    mount --bind /srv/kept $folder/elsewhere
+    mkdir $folder/models/deep
+    touch $folder/models/mine $folder/models/deep/mine /srv/kept/mine $folder/not-mine
+    said=$(dpkg --purge hyprstream 2>&1)
+    [ -e $folder/models/mine ]
+    [ -e $folder/models/deep/mine ]
+    [ -e /srv/kept/mine ]
+    [ ! -e $folder/not-mine ]
+    [ ! -e /etc/hyprstream ]
+    holds "$said" "^hyprstream: $folder/models is a mount; its files stay"
+    holds "$said" "^hyprstream: $folder/elsewhere is a mount; its files stay"
+    refused dpkg -s hyprstream
+    umount $folder/models $folder/elsewhere
+    install_package
+}
+
+test_an_enabled_service_stays_enabled_and_leaves_no_link() {
+    link=/etc/systemd/system/multi-user.target.wants/$UNIT
+    [ ! -L $link ]
+    systemctl enable $UNIT
+    install_package
+    [ -L $link ]
+    dpkg --purge hyprstream
+    [ ! -L $link ]
+    # That it was enabled once is forgotten.
+    install_package
+    [ "$(systemctl is-enabled $UNIT || true)" = disabled ]
 }
 
 test_purge_leaves_nothing() {

@@ -23,6 +23,8 @@ test_install_starts_the_socket_and_nothing_else() {
     [ "$(systemctl is-active $UNIT)" = inactive ]
     [ "$(stat -c '%U:%a' /var/lib/hyprstream/models)" = hyprstream:755 ]
     [ "$(stat -c '%U:%a' /etc/hyprstream/hyprstreamd.toml)" = root:644 ]
+    [ "$(stat -c '%U:%a' /etc/hyprstream/hyprstreamd.d)" = root:755 ]
+    [ "$(systemctl is-enabled $UNIT || true)" = disabled ]
     # Every file is there as it was packed, root's, and nobody else may change it.
     [ -z "$(rpm -V --nodeps hyprstream)" ] || fail "$(rpm -V --nodeps hyprstream)"
     rpm -ql hyprstream >/tmp/files
@@ -88,6 +90,7 @@ test_remove_keeps_models_and_what_was_changed() {
     [ -e /var/lib/hyprstream/models/mine ]
     grep -q '# mine' /etc/hyprstream/hyprstreamd.toml.rpmsave
     [ ! -e /var/cache/hyprstream ]
+    [ ! -e /etc/hyprstream/hyprstreamd.d ]
     while read -r file; do [ ! -e "$file" ] || fail "$file is still there"; done </tmp/files
     [ -z "$(find /usr/lib64/ -name 'libhyprstream*')" ]
     [ -z "$(find /etc/systemd -name '*hyprstream*')" ]
