@@ -26,6 +26,18 @@ test_its_files_are_the_users() {
     refused as bob curl -sS --unix-socket "$PLACE/hyprstream/hyprstream.sock" http://localhost/hyprstream/v1/status
 }
 
+# The system's socket comes first, and the first request to it starts the system's daemon.
+test_the_variable_of_the_readme_asks_it_beside_the_systems() {
+    systemctl start hyprstreamd.socket
+    variable=$(sed -n 's/^    \(export HYPRSTREAM_SOCKET=\)/\1/p' /checkout/README.md)
+    holds "$variable" XDG_RUNTIME_DIR
+    holds "$(own sh -c "$variable; hyp --no-start ask 'how do I add a model'")" models
+    [ "$(systemctl is-active $UNIT)" = inactive ]
+    own hyp --no-start ask hello
+    systemctl is-active $UNIT
+    systemctl stop hyprstreamd.socket $UNIT
+}
+
 test_it_reloads() {
     as alice mkdir -p /home/alice/.config/hyprstream
     own systemctl --user reload $UNIT
