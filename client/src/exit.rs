@@ -118,6 +118,13 @@ impl Failure {
 
 /// What helps against an error of the daemon, where its message does not say so itself.
 fn daemon_hint(body: &ErrorBody) -> Option<String> {
+    // Nothing was installed, so there is no model to look at, and it is not memory that is missing.
+    if ["not installed", "disk is full"]
+        .iter()
+        .any(|said| body.message.contains(said))
+    {
+        return None;
+    }
     let (said, hint) = match body.code {
         ErrorCode::Busy | ErrorCode::Stopping => {
             ("try again", format!("try again in {}", seconds(body.retry_ms?)))
@@ -182,6 +189,14 @@ mod tests {
                 "the daemon is stopping; try again in a moment",
             ),
             (ErrorCode::Busy, "64 requests wait; try again in 2 seconds"),
+            (
+                ErrorCode::ModelBroken,
+                "it was not installed, as it cannot be used: no GGUF file",
+            ),
+            (
+                ErrorCode::ModelTooLarge,
+                "the models folder's disk is full; make room, or set another [storage] models",
+            ),
         ];
         for (code, message) in said {
             let body = ErrorBody::new(code, message).retry_after_ms(1500);

@@ -147,7 +147,16 @@ impl Authority {
             Verdict::Absent if action == Action::Use => return Ok(()),
             Verdict::No => "polkit does not allow it; an administrator can, with a rule for the action",
             Verdict::Password => {
-                "it takes an administrator's password; use sudo, or a program that lets polkit ask for it"
+                match action {
+                    // Who has a session of the machine may; these have none.
+                    Action::Use => {
+                        "it takes a session at the machine, or membership in the group hyprstream \
+                                    (usermod -aG hyprstream NAME); or ask at the socket, as `hyp` does"
+                    }
+                    _ => {
+                        "it takes an administrator's password; use sudo, or a program that lets polkit ask for it"
+                    }
+                }
             }
             Verdict::Absent => "without polkit only the superuser may; use sudo",
         };

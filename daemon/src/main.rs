@@ -42,6 +42,9 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => {
             eprintln!("{error}");
+            if !args.check_config && !args.reload {
+                ipc::turn_away();
+            }
             return ExitCode::FAILURE;
         }
     };
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
+            ipc::turn_away();
             ExitCode::FAILURE
         }
     }

@@ -100,6 +100,29 @@ fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
     }
 }
 
+/// The last file that sets a key, and where in it; the main file where none does.
+pub(super) fn where_set(
+    main: &Path,
+    named: bool,
+    section: &str,
+    key: &str,
+) -> (PathBuf, Option<(usize, usize)>) {
+    let mut found = (main.to_owned(), None);
+    for (path, _) in layers(main, named, &mut Vec::new()) {
+        let Ok(text) = read(&path) else { continue };
+        let (table, _) = DeTable::parse_recoverable(&text);
+        let section = table.get_ref().get(section).map(Spanned::get_ref);
+        let value = match section {
+            Some(DeValue::Table(entries)) => entries.get(key),
+            _ => None,
+        };
+        if let Some(value) = value {
+            found = (path, Some(position(&text, start(value))));
+        }
+    }
+    found
+}
+
 /// Reads TOML text over `config`; `path` is for messages.
 pub(super) fn apply_text(config: &mut Config, path: &Path, text: &str, errors: &mut Vec<ConfigError>) {
     let mut own = Vec::new();

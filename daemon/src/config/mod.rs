@@ -207,11 +207,8 @@ impl Config {
             file::apply(&mut config, &path, must_exist, &mut errors);
         }
         if let Some(message) = config.tcp.would_be_open() {
-            errors.push(ConfigError {
-                file: main.to_owned(),
-                at: None,
-                message,
-            });
+            let (file, at) = file::where_set(main, named, "tcp", "listen");
+            errors.push(ConfigError { file, at, message });
         }
         if errors.is_empty() {
             Ok(config)

@@ -114,7 +114,7 @@ fn tcp_stays_on_loopback_unless_that_is_said_twice() {
             .unwrap_err()
             .to_string();
         for word in [
-            "x.toml: `tcp.listen`",
+            "x.toml:2:10: `tcp.listen`",
             open,
             "no TLS",
             "ssh -L",
@@ -128,6 +128,13 @@ fn tcp_stays_on_loopback_unless_that_is_said_twice() {
         .unwrap();
         assert_eq!(config.tcp.open_to_others().count(), 1);
     }
+    let drop_ins = folder.path().join("x.d");
+    fs::create_dir(&drop_ins).unwrap();
+    fs::write(drop_ins.join("tcp.toml"), "\n[tcp]\nlisten = '0.0.0.0:1'\n").unwrap();
+    let error = load("[tcp]\nlisten = '127.0.0.1:1'\n".to_owned())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("x.d/tcp.toml:3:10: `tcp.listen`"), "{error}");
     for wrong in [
         "listen = 'localhost'",
         "listen = 11435",

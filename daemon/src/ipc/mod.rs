@@ -13,6 +13,7 @@ mod socket;
 mod stream;
 mod tcp;
 mod tokens;
+mod turn_away;
 
 pub use accept::{Socket, serve};
 pub use guest::Guests;
@@ -20,6 +21,7 @@ pub use native::in_words;
 pub use socket::{BindError, Door};
 pub use tcp::{TcpDoor, TcpError};
 pub use tokens::Tokens;
+pub use turn_away::turn_away;
 
 use crate::app::App;
 use crate::errors::Failure;

@@ -30,7 +30,7 @@ test_status_tells_what_it_does() {
     until_true 5 status_is 'loaded: hyprstream-starter'
     endless >/tmp/stream &
     reader=$!
-    until_true 10 status_is '1 requests running'
+    until_true 10 status_is '^at work'
     kill $reader
     until_true 10 status_is '^ready'
 }
@@ -223,9 +223,15 @@ test_a_wrong_configuration_does_not_start_and_is_not_tried_again() {
     sleep 1
     [ "$(systemctl is-failed $UNIT)" = failed ]
     [ "$(property ExecMainStatus)" = 1 ]
-    configure
+    # Who asks meanwhile is told, does not have it started again and again, and the socket stays.
     systemctl reset-failed $UNIT
-    systemctl start hyprstreamd.socket
+    for _ in 1 2 3; do
+        refused hyp --no-start ask hello >/tmp/said 2>&1
+        holds "$(cat /tmp/said)" 'hyprstreamd cannot start; `systemctl status hyprstreamd`'
+    done
+    [ "$(systemctl is-active hyprstreamd.socket)" = active ]
+    [ "$(journal "$since" | grep -c 'test.toml:2:11')" -le 8 ] || fail 'started again and again'
+    configure
     hyp --no-start ask hello
 }
 

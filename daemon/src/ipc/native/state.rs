@@ -64,26 +64,37 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
     })
 }
 
-/// One line for people in `systemctl status`: numbers, and nobody's name.
+/// One line for people in `systemctl status`, which everybody can read: nobody's name, and not how much there is to do.
 pub fn in_words(app: &App) -> String {
     let stats = app.engine.stats();
-    words(app, stats.running, stats.queued)
+    match *app.phase.borrow() {
+        Phase::Draining | Phase::Ending => "stopping".to_owned(),
+        Phase::Serving if stats.running + stats.queued > 0 => "at work".to_owned(),
+        Phase::Serving => at_rest(app),
+    }
 }
 
+/// As `in_words`, for one user, with that user's requests.
 fn words(app: &App, running: usize, queued: usize) -> String {
-    let models = app.catalog.snapshot().entries.len();
     match *app.phase.borrow() {
         Phase::Draining | Phase::Ending => {
-            format!("stopping, {} requests left", running + queued)
+            format!("stopping, requests left: {}", running + queued)
         }
         Phase::Serving if running + queued > 0 => {
-            format!("{running} requests running, {queued} waiting")
+            format!("requests running: {running}, waiting: {queued}")
         }
-        Phase::Serving if app.models.is_loading() => "loading a model".to_owned(),
-        Phase::Serving => match app.models.claimed().1.as_slice() {
-            [] => format!("ready; models: {models}"),
-            loaded => format!("ready; models: {models}, loaded: {}", loaded.join(", ")),
-        },
+        Phase::Serving => at_rest(app),
+    }
+}
+
+fn at_rest(app: &App) -> String {
+    if app.models.is_loading() {
+        return "loading a model".to_owned();
+    }
+    let models = app.catalog.snapshot().entries.len();
+    match app.models.claimed().1.as_slice() {
+        [] => format!("ready; models: {models}"),
+        loaded => format!("ready; models: {models}, loaded: {}", loaded.join(", ")),
     }
 }
 
