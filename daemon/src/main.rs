@@ -20,6 +20,7 @@ mod lifecycle;
 mod models;
 mod order;
 mod prompt;
+mod regular;
 mod reload;
 mod score;
 mod sink;

@@ -88,7 +88,7 @@ impl Store {
 }
 
 fn read(path: &Path) -> io::Result<BTreeMap<Identity, Known>> {
-    let file = File::open(path)?;
+    let file = crate::regular::open(path)?;
     if file.metadata()?.len() > FILE_BYTES_MAX {
         return Err(damaged("it is too large"));
     }

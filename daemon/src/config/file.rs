@@ -4,7 +4,7 @@ use super::Config;
 use super::keys::{KEYS, Key};
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -83,13 +83,16 @@ pub(super) fn apply(config: &mut Config, path: &Path, must_exist: bool, errors: 
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    if fs::metadata(path)?.len() > FILE_BYTES_MAX {
+    let mut file = crate::regular::open(path)?;
+    if file.metadata()?.len() > FILE_BYTES_MAX {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "larger than 1 MiB, which no configuration needs",
         ));
     }
-    fs::read_to_string(path)
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> ConfigError {

@@ -53,7 +53,7 @@ keys! {
     "generation"."frequency_penalty" => |c, v| c.generation.sampling.frequency_penalty, number(v, -2.0, 2.0).map(Some);
     "generation"."speculation" => |c, v| c.generation.sampling.speculation, truth(v).map(Some);
     "http"."body_max" => |c, v| c.http.body_max, size(v, 1 << 10, 1 << 30);
-    "http"."header_timeout" => |c, v| c.http.header_timeout, duration(v);
+    "http"."header_timeout" => |c, v| c.http.header_timeout, duration_of_some(v);
     "tcp"."listen" => |c, v| c.tcp.listen, addresses(v);
     "tcp"."insecure" => |c, v| c.tcp.insecure, truth(v);
     "tcp"."tokens" => |c, v| c.tcp.tokens, file(v);
@@ -64,7 +64,7 @@ keys! {
     "limits"."user_requests_max" => |c, v| c.limits.user_requests_max, whole(v, 1, 65536);
     "limits"."user_queued_tokens_max" => |c, v| c.limits.user_queued_tokens_max, whole(v, 1, 1 << 30);
     "limits"."user_kv_memory" => |c, v| c.limits.user_kv_memory, memory(v);
-    "limits"."stall" => |c, v| c.limits.stall, duration(v);
+    "limits"."stall" => |c, v| c.limits.stall, duration_of_some(v);
     "limits"."drain" => |c, v| c.limits.drain, duration(v);
 }
 
@@ -233,6 +233,14 @@ fn duration(value: &DeValue<'_>) -> Result<Duration, String> {
     match value.as_str().and_then(units::parse_duration) {
         Some(duration) => Ok(duration),
         None => expected("a duration such as \"500ms\", \"30s\" or \"10m\"", value),
+    }
+}
+
+/// A time that something may take: a client that is cut off at once cannot be served.
+fn duration_of_some(value: &DeValue<'_>) -> Result<Duration, String> {
+    match duration(value)? {
+        some if some >= Duration::from_millis(10) => Ok(some),
+        _ => expected("a duration of 10ms at least", value),
     }
 }
 

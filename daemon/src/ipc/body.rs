@@ -1,14 +1,15 @@
-//! Reads a request's body as JSON. Invariant: never more than the limit is kept, and a client that is refused for its
-//! size can still read why.
+//! Reads a request's body as JSON. Invariant: never more than the limit is kept, a client that is refused for its size can
+//! still read why, and large bodies are parsed beside the threads that answer everybody.
 use crate::app::App;
 use crate::errors::Failure;
-use axum::body::{Body, BodyDataStream, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use futures_core::Stream;
 use hyprstream_protocol::{ErrorBody, ErrorCode};
 use serde::de::DeserializeOwned;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// A body comes within so long, or not at all.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -16,9 +17,61 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 const DISCARD_MAX: u64 = 256 << 20;
 
+/// Bodies up to this size are parsed at once; as many larger ones as this at the same time.
+const SMALL: usize = 64 << 10;
+const LARGE_AT_ONCE: usize = 2;
+/// Values, and objects and lists among them, that a body may have. Each costs far more memory than its text.
+const VALUES_MAX: usize = 1 << 18;
+const CONTAINERS_MAX: usize = 1 << 14;
+/// What of a client's words comes back in an error.
+const SAID_MAX: usize = 300;
+
+static LARGE: Semaphore = Semaphore::const_new(LARGE_AT_ONCE);
+
 /// Reads and parses.
-pub async fn json<T: DeserializeOwned>(app: &App, body: Body) -> Result<T, Failure> {
-    parse(&read(body, app.config().http.body_max).await?)
+pub async fn json<T: DeserializeOwned + Send + 'static>(app: &App, body: Body) -> Result<T, Failure> {
+    let bytes = read(body, app.config().http.body_max).await?;
+    if bytes.len() <= SMALL {
+        return parse(&bytes);
+    }
+    let _one_of_few = LARGE.acquire().await;
+    let parsing = tokio::task::spawn_blocking(move || parse(&bytes));
+    parsing
+        .await
+        .map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))?
+}
+
+/// Refuses what would become huge in memory. Counts at least what a parser would find before its first complaint.
+fn check_count(bytes: &[u8]) -> Result<(), Failure> {
+    let (mut values, mut containers) = (1, 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for &byte in bytes {
+        match (quoted, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => quoted = !quoted,
+            (false, b'{' | b'[') => containers += 1,
+            (false, b',') => values += 1,
+            _ => {}
+        }
+    }
+    if values + containers <= VALUES_MAX && containers <= CONTAINERS_MAX {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ErrorCode::TooLarge,
+        format!(
+            "the request has too many values; it may have {VALUES_MAX}, {CONTAINERS_MAX} of them objects or lists"
+        ),
+    ))
+}
+
+/// The beginning of a text that the client had a part in.
+fn beginning(text: &str) -> String {
+    match text.char_indices().nth(SAID_MAX) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 /// Parses; errors name line, column and field.
@@ -29,11 +82,14 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
             "the request has no body; it takes a JSON object",
         ));
     }
+    check_count(bytes)?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let field = error.path().to_string();
+        let field = beginning(&error.path().to_string());
         let error = error.into_inner();
-        let has_place = error.is_data() && !matches!(field.as_str(), "." | "?" | "");
+        let is_data = error.is_data();
+        let error = beginning(&error.to_string());
+        let has_place = is_data && !matches!(field.as_str(), "." | "?" | "");
         match has_place {
             false => Failure::new(
                 ErrorCode::BadRequest,
@@ -52,8 +108,15 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
 }
 
 async fn read(body: Body, max: u64) -> Result<Vec<u8>, Failure> {
+    // Said beforehand, where the client says it.
+    let declared = body.size_hint().lower();
     let mut stream = body.into_data_stream();
-    let reading = collect(&mut stream, max);
+    let reading = async {
+        match declared > max {
+            true => Ok(None),
+            false => collect(&mut stream, max).await,
+        }
+    };
     match tokio::time::timeout(BODY_TIMEOUT, reading).await {
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => {
@@ -126,7 +189,26 @@ mod tests {
         assert!(fails(b"{\"prompt\": \"x\"} {}").message.contains("goes on"));
         assert!(fails(b"\xff\xfe").message.contains("line 1"));
         let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
+        assert_eq!(fails(&deep).code, ErrorCode::TooLarge);
+        let deep = [b"[".repeat(1000), b"]".repeat(1000)].concat();
         assert_eq!(fails(&deep).code, ErrorCode::BadRequest);
+        let long = fails(format!("{{\"prompt\": \"x\", \"{}\": 1}}", "ä".repeat(200_000)).as_bytes());
+        assert!(
+            long.message.len() < 2000 && long.message.contains("ää…"),
+            "{long:?}"
+        );
+        assert!(long.field.is_none_or(|field| field.len() < 1000));
+    }
+
+    #[test]
+    fn values_are_counted_and_texts_are_not() {
+        let many = |one: &str, count: usize| format!("{{\"prompt\": [{}1]}}", one.repeat(count)).into_bytes();
+        let code = |body: &[u8]| fails(body).code;
+        assert_eq!(code(&many("{},", CONTAINERS_MAX)), ErrorCode::TooLarge);
+        assert_eq!(code(&many("1,", VALUES_MAX)), ErrorCode::TooLarge);
+        parse::<GenerateRequest>(&many("1,", VALUES_MAX / 2)).unwrap();
+        let text = format!("{{\"prompt\": \"{}\"}}", r#"{[,\\\",["#.repeat(VALUES_MAX));
+        parse::<GenerateRequest>(text.as_bytes()).unwrap();
     }
 
     #[tokio::test]

@@ -3,7 +3,6 @@
 use crate::config::own_uid;
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -125,7 +124,7 @@ fn load(path: &Path, check_rights: bool) -> Result<String, TokensError> {
             source,
         },
     };
-    let file = File::open(path).map_err(unreadable)?;
+    let file = crate::regular::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if check_rights {
         let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);

@@ -36,6 +36,7 @@ impl StopMatcher {
         if let Some(at) = self
             .stops
             .iter()
+            .filter(|stop| stop.len() <= self.held.len())
             .filter_map(|stop| self.held.find(stop.as_str()))
             .min()
         {

@@ -3,6 +3,8 @@ use hyprstream_protocol::Sampling;
 
 /// Most stop strings of a request.
 pub const STOPS_MAX: usize = 16;
+/// Longest stop string.
+pub const STOP_BYTES_MAX: usize = 512;
 /// Most alternatives that can be reported for a token.
 pub const LOGPROBS_MAX: u8 = 20;
 
@@ -122,6 +124,16 @@ impl SamplingParams {
         if self.stop.iter().any(String::is_empty) {
             return Err(invalid("stop", "a stop string must not be empty"));
         }
+        if let Some(long) = self.stop.iter().find(|stop| stop.len() > STOP_BYTES_MAX) {
+            // Each token's text is compared with all of them, between the tokens of everybody.
+            return Err(invalid(
+                "stop",
+                format!(
+                    "a stop string has {STOP_BYTES_MAX} bytes at most, got {}",
+                    long.len()
+                ),
+            ));
+        }
         match self.logprobs {
             Some(n) if n > LOGPROBS_MAX => Err(invalid(
                 "logprobs",
@@ -239,6 +251,13 @@ mod tests {
             (
                 Sampling {
                     stop: vec!["a".into(); 17],
+                    ..Sampling::default()
+                },
+                "stop",
+            ),
+            (
+                Sampling {
+                    stop: vec!["b".into(), "a".repeat(STOP_BYTES_MAX + 1)],
                     ..Sampling::default()
                 },
                 "stop",
