@@ -146,17 +146,13 @@ impl Authority {
             Verdict::Yes => return Ok(()),
             Verdict::Absent if action == Action::Use => return Ok(()),
             Verdict::No => "polkit does not allow it; an administrator can, with a rule for the action",
+            // Who has a session of the machine may; this one has none.
+            Verdict::Password if action == Action::Use => {
+                "it takes a session at the machine, membership in the group hyprstream, or an administrator's password; \
+                 at the socket, `hyp` asks without"
+            }
             Verdict::Password => {
-                match action {
-                    // Who has a session of the machine may; these have none.
-                    Action::Use => {
-                        "it takes a session at the machine, or membership in the group hyprstream \
-                                    (usermod -aG hyprstream NAME); or ask at the socket, as `hyp` does"
-                    }
-                    _ => {
-                        "it takes an administrator's password; use sudo, or a program that lets polkit ask for it"
-                    }
-                }
+                "it takes an administrator's password; use sudo, or a program that lets polkit ask for it"
             }
             Verdict::Absent => "without polkit only the superuser may; use sudo",
         };
