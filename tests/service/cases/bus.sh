@@ -21,9 +21,14 @@ test_reload_by_the_bus_says_what_is_wrong() {
 }
 
 test_it_comes_back_to_a_bus_that_was_restarted() {
+    # An answer on its way over the socket goes on meanwhile.
+    api POST /hyprstream/v1/generate '{"prompt": "one two", "sampling": {"max_tokens": 2000, "ignore_eos": true}}' >/tmp/answer &
+    asked=$!
     systemctl restart dbus.service
     until_true 20 busctl call org.hyprstream.Daemon1 /org/hyprstream/Daemon1 org.freedesktop.DBus.Peer Ping
     [ "$(property NRestarts)" = 0 ]
+    wait $asked
+    holds "$(tail -3 /tmp/answer)" '"event":"done"'
     hyp --no-start ask hello
 }
 

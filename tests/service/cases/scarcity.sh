@@ -29,6 +29,19 @@ test_a_full_disk_for_state_and_cache_costs_no_answer() {
     hyp --no-start ask -m hyprstream-starter hello
 }
 
+test_a_full_disk_for_models_refuses_an_install_and_keeps_nothing_of_it() {
+    systemctl stop $UNIT
+    mount -t tmpfs -o size=64k,mode=755 tmpfs /var/lib/hyprstream/models
+    chown hyprstream: /var/lib/hyprstream/models
+    said=$(hyp --no-start install /checkout/tests/golden/tiny/tiny.gguf more 2>&1) && fail "it was installed"
+    holds "$said" "disk is full"
+    lacks "$said" 'hyp unload'
+    [ -z "$(ls -A /var/lib/hyprstream/models)" ]
+    hyp --no-start ask -m hyprstream-starter hello
+    systemctl stop $UNIT
+    umount /var/lib/hyprstream/models
+}
+
 test_a_models_folder_that_cannot_be_read_costs_only_its_models() {
     systemctl stop $UNIT
     mkdir -p /srv/secret

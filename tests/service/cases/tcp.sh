@@ -51,6 +51,14 @@ test_new_tokens_of_a_credential_take_a_restart() {
     [ "$(status $NEW)" = 200 ]
 }
 
+test_pages_of_other_sites_are_refused() {
+    code() { curl -sS -o /dev/null -w '%{http_code}' --max-time 10 -H "authorization: Bearer $NEW" "$@" http://$AT/v1/models; }
+    [ "$(code)" = 200 ]
+    [ "$(code -H 'host: evil.example')" = 403 ]
+    [ "$(code -H 'origin: http://evil.example')" = 403 ]
+    others_are_served
+}
+
 test_a_credential_with_a_mistake_is_named_with_its_line() {
     since=$(now)
     tokens "laptop $NEW" 'phone short'
