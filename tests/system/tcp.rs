@@ -102,8 +102,9 @@ impl Open {
         self.endless_after(token, "hello")
     }
 
+    /// An answer that stops for want of a reader after some megabytes, which are few tokens with their alternatives.
     fn endless_after(&self, token: &str, prompt: &str) -> TcpStream {
-        let sampling = json!({"max_tokens": 60000, "ignore_eos": true});
+        let sampling = json!({"max_tokens": 60000, "ignore_eos": true, "logprobs": 20});
         let body = json!({"model": "tiny", "prompt": prompt, "sampling": sampling}).to_string();
         let mut stream = self.connect();
         let (headers, length) = (as_user(token), body.len());
@@ -274,9 +275,9 @@ fn a_user_has_so_many_requests_and_others_go_on() {
 fn a_user_has_so_much_of_the_cache_and_a_reload_says_how_much() {
     let open = open("[runtime]\nthreads = 1\nkv_tokens = 65536\n");
     // Three tokens a word; it reads nothing of its answer, so it stays.
-    let _held = open.endless_after(LAPTOP, &"hello ".repeat(150));
+    let _held = open.endless_after(LAPTOP, &"hello ".repeat(400));
     let main = open.daemon.folder().join("test.toml");
-    let config = fs::read_to_string(&main).unwrap() + "[limits]\nuser_kv_memory = \"1%\"\n";
+    let config = fs::read_to_string(&main).unwrap() + "[limits]\nuser_kv_memory = \"10%\"\n";
     fs::write(main, config).unwrap();
     program::run(hyprstream_tests::daemon::command(open.daemon.folder()).arg("--reload")).ok();
     // It begins otherwise, so that none of what the first one holds serves it as well.
@@ -291,7 +292,7 @@ fn a_user_has_so_much_of_the_cache_and_a_reload_says_how_much() {
         )
     };
     let error = wait::until("what it holds is too much", || {
-        let (status, error) = ask(LAPTOP, 100);
+        let (status, error) = ask(LAPTOP, 1850);
         (status == 429).then(|| error["error"].clone())
     });
     assert_eq!(error["code"], "busy");
@@ -300,8 +301,8 @@ fn a_user_has_so_much_of_the_cache_and_a_reload_says_how_much() {
         "{error}"
     );
     assert!(error["retry_ms"].as_u64().unwrap() > 0);
-    assert_eq!(ask(PHONE, 100).0, 200);
-    let (status, error) = ask(PHONE, 250);
+    assert_eq!(ask(PHONE, 1850).0, 200);
+    let (status, error) = ask(PHONE, 2300);
     assert_eq!(
         (status, &error["error"]["code"]),
         (400, &json!("context_exceeded"))
@@ -313,7 +314,7 @@ fn a_user_has_so_much_of_the_cache_and_a_reload_says_how_much() {
             .contains("user_kv_memory")
     );
     // The superuser may have all.
-    assert_eq!(open.daemon.post(GENERATE, &body(250)).status, 200);
+    assert_eq!(open.daemon.post(GENERATE, &body(2300)).status, 200);
 }
 
 #[test]
