@@ -34,7 +34,7 @@ const GAP: Duration = Duration::from_millis(1);
 /// What a worker loses while it works for about [`WINDOW`], where it shares its core: who computes takes half of it, in
 /// slices of 3 to 4 ms mostly; who only reads and writes takes a few hundredths. More than one slice, since the caller
 /// itself takes one now and then, when both begin on the same core.
-const LOST: Duration = Duration::from_millis(10);
+const LOST: Duration = Duration::from_millis(6);
 
 /// Over how long losses are counted, and how much of it, in percent, means that the caller's own core is as
 /// crowded as the workers'. Then resting helps nobody: workers have their rests when the caller is off.
@@ -183,7 +183,7 @@ impl Worker {
     fn bearable(&self, now: Instant) -> Duration {
         match self.until {
             Some(until) if now < until => Duration::ZERO,
-            Some(until) if now - until < self.courteous => LOST / 2,
+            Some(until) if now - until < self.courteous => GAP,
             _ => LOST,
         }
     }
