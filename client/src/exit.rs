@@ -116,28 +116,26 @@ impl Failure {
     }
 }
 
-/// What helps against an error of the daemon, where its message does not say so itself.
+/// What helps against an error of the daemon, where nothing in its message says so already, or says that it does not apply.
 fn daemon_hint(body: &ErrorBody) -> Option<String> {
-    // Nothing was installed, so there is no model to look at, and it is not memory that is missing.
-    if ["not installed", "disk is full"]
-        .iter()
-        .any(|said| body.message.contains(said))
-    {
-        return None;
-    }
-    let (said, hint) = match body.code {
-        ErrorCode::Busy | ErrorCode::Stopping => {
-            ("try again", format!("try again in {}", seconds(body.retry_ms?)))
-        }
-        ErrorCode::ModelBroken => ("hyp show", "`hyp show MODEL` tells more".to_owned()),
+    let (said, hint): (&[&str], String) = match body.code {
+        ErrorCode::Busy | ErrorCode::Stopping => (
+            &["try again"],
+            format!("try again in {}", seconds(body.retry_ms?)),
+        ),
+        // Where nothing was installed there is no model to look at, and it is not memory that a disk lacks.
+        ErrorCode::ModelBroken => (
+            &["hyp show", "not installed"],
+            "`hyp show MODEL` tells more".to_owned(),
+        ),
         ErrorCode::ModelTooLarge => (
-            "hyp unload",
+            &["hyp unload", "disk is full"],
             "`hyp status` shows what is loaded, `hyp unload MODEL` frees memory".to_owned(),
         ),
-        ErrorCode::JobNotFound => ("hyp ps", "`hyp ps` lists your jobs".to_owned()),
+        ErrorCode::JobNotFound => (&["hyp ps"], "`hyp ps` lists your jobs".to_owned()),
         _ => return None,
     };
-    (!body.message.contains(said)).then_some(hint)
+    (!said.iter().any(|said| body.message.contains(said))).then_some(hint)
 }
 
 fn seconds(ms: u64) -> String {

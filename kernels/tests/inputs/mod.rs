@@ -1,4 +1,4 @@
-//! Inputs for the tests: repeatable random floats, and random blocks of each format with sane scales.
+//! What the tests begin with: repeatable random floats, random blocks of each format with sane scales, and plain products of them.
 //!
 //! Invariant: the same seed gives the same input.
 #![allow(dead_code, clippy::unwrap_used)]
@@ -128,11 +128,23 @@ impl Aligned {
 
 /// The product of plain weights and nothing else: `y[t, o] = sum_i w[o, i] * x[t, i] (+ bias[o])`.
 pub fn matmul(pool: &Pool, w: MatrixRef<'_>, x: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    plain_product(pool, w, x, bias, y, false);
+}
+
+/// As `matmul`, where `add` says whether the product is added to what `y` holds.
+pub fn plain_product(
+    pool: &Pool,
+    w: MatrixRef<'_>,
+    x: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    add: bool,
+) {
     let tokens = x.len() / w.cols;
     let (decode, prefill) = (0, tokens);
     let mut input = Input::new(tokens, w.cols).unwrap();
     let forms = Weight::Plain(w).forms();
     input.set(pool, x, w.cols, Rows { decode, prefill }, forms);
-    let (w, add) = (Weight::Plain(w), false);
+    let w = Weight::Plain(w);
     multiply(pool, &input, &mut [Product { w, bias, y, add }]);
 }
