@@ -70,7 +70,6 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
-            ipc::turn_away();
             ExitCode::FAILURE
         }
     }
@@ -84,7 +83,11 @@ fn run(args: Args, settings: Settings) -> Result<(), Refusal> {
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
-        let serving = Configured { args, settings }.listen()?.serve().await?;
+        // Afterwards the socket is the daemon's, and closed with it.
+        let listening = Configured { args, settings }
+            .listen()
+            .inspect_err(|_| ipc::turn_away())?;
+        let serving = listening.serve().await?;
         serving.run().await.finish().await;
         Ok(())
     });

@@ -18,6 +18,19 @@ others_are_served() {
 }
 running() { [ "$(api GET /hyprstream/v1/status | grep -oE '"running": ?[0-9]+' | grep -oE '[0-9]+')" "$1" "$2" ]; }
 
+# hold.py N: a session and N answers, longer than a pipe holds, which nobody reads; they live as long as their owner is on the bus.
+cat >/tmp/hold.py <<'PY'
+import sys, time
+import dbus
+bus = dbus.SystemBus()
+daemon = dbus.Interface(bus.get_object("org.hyprstream.Daemon1", "/org/hyprstream/Daemon1"), "org.hyprstream.Daemon1")
+print(daemon.OpenSession("tiny", dbus.Dictionary({}, signature="sv")))
+options = {"max_tokens": dbus.UInt32(1000000), "format": "events", "ignore_eos": True}
+answers = [daemon.Generate("tiny", "one two three", options) for _ in range(int(sys.argv[1]))]
+print(*(job for _, job in answers), "asked", sep="\n", flush=True)
+time.sleep(60)
+PY
+
 test_a_flood_of_connections_and_requests() {
     hyp --no-start ask -m tiny hello >/dev/null
     for _ in $(seq 300); do
@@ -30,43 +43,21 @@ test_a_flood_of_connections_and_requests() {
     until_true 20 running -eq 0
 }
 
-# Answers longer than a pipe holds, which nobody reads.
 test_a_pipe_that_is_never_read() {
     command -v /usr/bin/python3 && /usr/bin/python3 -c 'import dbus' || skip "python3-dbus is absent"
-    cat >/tmp/deaf.py <<'PY'
-import sys, time
-import dbus
-bus = dbus.SystemBus()
-daemon = dbus.Interface(bus.get_object("org.hyprstream.Daemon1", "/org/hyprstream/Daemon1"), "org.hyprstream.Daemon1")
-options = {"max_tokens": dbus.UInt32(1000000), "format": "events", "ignore_eos": True}
-answers = [daemon.Generate("tiny", "one two three", options) for _ in range(4)]
-print("asked", flush=True)
-time.sleep(float(sys.argv[1]))
-PY
-    as alice /usr/bin/python3 /tmp/deaf.py 60 >/tmp/deaf &
+    as alice /usr/bin/python3 /tmp/hold.py 4 >/tmp/deaf &
     until_true 20 grep -q asked /tmp/deaf
     others_are_served
     # Who leaves the bus takes its jobs along.
-    pkill -u alice -f deaf.py
+    pkill -u alice -f hold.py
     until_true 20 running -eq 0
 }
 
 test_one_user_finds_nothing_of_anothers_work() {
     command -v /usr/bin/python3 && /usr/bin/python3 -c 'import dbus' || skip "python3-dbus is absent"
-    # A session and a job that live as long as their owner is on the bus.
-    cat >/tmp/busy.py <<'PY'
-import sys, time
-import dbus
-bus = dbus.SystemBus()
-daemon = dbus.Interface(bus.get_object("org.hyprstream.Daemon1", "/org/hyprstream/Daemon1"), "org.hyprstream.Daemon1")
-print(daemon.OpenSession("tiny", dbus.Dictionary({}, signature="sv")))
-stream, job = daemon.Generate("tiny", "one two three", {"max_tokens": dbus.UInt32(1000000), "format": "events", "ignore_eos": True})
-print(job, flush=True)
-time.sleep(60)
-PY
-    as alice /usr/bin/python3 /tmp/busy.py >/tmp/busy &
-    until_true 20 grep -q jobs /tmp/busy
-    mapfile -t theirs </tmp/busy
+    as alice /usr/bin/python3 /tmp/hold.py 1 >/tmp/busy &
+    until_true 20 grep -q asked /tmp/busy
+    mapfile -t theirs < <(grep ^/ /tmp/busy)
     all=$(as bob busctl --system call $NAME $OBJECT org.freedesktop.DBus.ObjectManager GetManagedObjects)
     properties() { as bob busctl --system call $NAME "$1" org.freedesktop.DBus.Properties GetAll s "" 2>&1; }
     for path in "${theirs[@]}"; do
@@ -82,6 +73,6 @@ PY
     holds "$said" 'no job'
     lacks "$(property StatusText)" 'running|waiting|request'
     holds "$(as alice hyp --no-start ps --json)" "$job"
-    pkill -u alice -f busy.py
+    pkill -u alice -f hold.py
     until_true 20 running -eq 0
 }
