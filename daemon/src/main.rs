@@ -20,7 +20,6 @@ mod lifecycle;
 mod models;
 mod order;
 mod prompt;
-mod regular;
 mod reload;
 mod score;
 mod sink;

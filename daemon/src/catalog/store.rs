@@ -88,7 +88,7 @@ impl Store {
 }
 
 fn read(path: &Path) -> io::Result<BTreeMap<Identity, Known>> {
-    let file = crate::regular::open(path)?;
+    let file = hyprstream_model::open_regular(path)?;
     if file.metadata()?.len() > FILE_BYTES_MAX {
         return Err(damaged("it is too large"));
     }

@@ -83,7 +83,7 @@ pub(super) fn apply(config: &mut Config, path: &Path, must_exist: bool, errors: 
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    let mut file = crate::regular::open(path)?;
+    let mut file = hyprstream_model::open_regular(path)?;
     if file.metadata()?.len() > FILE_BYTES_MAX {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,

@@ -1,6 +1,7 @@
 //! The bearer tokens of the TCP door: where they stand, and who each one is. Invariant: a token is kept as its digest alone,
 //! compared in constant time, and never shown; two names are never one user.
 use crate::config::own_uid;
+use hyprstream_model::open_regular;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -124,7 +125,7 @@ fn load(path: &Path, check_rights: bool) -> Result<String, TokensError> {
             source,
         },
     };
-    let file = crate::regular::open(path).map_err(unreadable)?;
+    let file = open_regular(path).map_err(|error| unreadable(error.into()))?;
     let metadata = file.metadata().map_err(unreadable)?;
     if check_rights {
         let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);

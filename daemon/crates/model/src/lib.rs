@@ -28,7 +28,7 @@ pub use arch::{ARCHS, Arch, Bias, WindowRule};
 pub use config::{Config, ConfigError};
 pub use file::{ModelFile, Summary, TokenizerSource, inspect, parse};
 pub use hf::HfError;
-pub use map::{MapError, file_identity};
+pub use map::{MapError, file_identity, open_regular};
 pub use open_error::OpenError;
 pub use packed::{
     KnownDigest, PackOptions, PackReport, PackStage, Packed, PackedError, PackedFrom, PackedSource,

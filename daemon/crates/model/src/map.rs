@@ -176,6 +176,17 @@ pub enum MapError {
     TooMany,
 }
 
+/// For those who open other files here, in words that follow "cannot be read:".
+impl From<MapError> for io::Error {
+    fn from(error: MapError) -> io::Error {
+        match error {
+            MapError::Io(error) => error,
+            MapError::NotAFile => io::Error::new(io::ErrorKind::InvalidInput, format!("it {error}")),
+            MapError::TooMany => io::Error::other(format!("it {error}")),
+        }
+    }
+}
+
 /// Device, inode, size and time of change: which content a file holds, as far as one can tell without reading it.
 pub fn file_identity(metadata: &Metadata) -> [u8; 32] {
     let mtime_ns = metadata
@@ -190,8 +201,8 @@ pub fn file_identity(metadata: &Metadata) -> [u8; 32] {
     bytes
 }
 
-/// Opens a regular file. A named pipe in the models folder must not hold the reader up, hence O_NONBLOCK.
-pub(crate) fn open_regular(path: &Path) -> Result<File, MapError> {
+/// Opens a regular file for reading. A named pipe in its place must not hold the reader up, hence O_NONBLOCK.
+pub fn open_regular(path: &Path) -> Result<File, MapError> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -355,6 +366,15 @@ mod tests {
                 .success()
         );
         assert!(matches!(Map::open(&pipe), Err(MapError::NotAFile)));
+        let read = |path: &Path| open_regular(path).map_err(io::Error::from);
+        for path in [pipe.as_path(), folder.path()] {
+            let error = read(path).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(error.to_string(), "it is not a regular file");
+        }
+        let absent = read(&folder.path().join("absent")).unwrap_err();
+        assert_eq!(absent.kind(), io::ErrorKind::NotFound, "the system's own word");
+        read(file_of(1).path()).unwrap();
     }
 
     /// A SIGBUS that is not ours ends the process as it would have.

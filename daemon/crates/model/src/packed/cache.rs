@@ -5,7 +5,7 @@ use super::folder::{self, Found};
 use super::table::{self, PackedError, PackedSource};
 use super::{Origin, PackReport, PackStage, PackedFrom, check, plan::Plan};
 use crate::file::ModelFile;
-use crate::map::{Map, MapError};
+use crate::map::Map;
 use hyprstream_kernels::Pool;
 use std::fs;
 use std::io;
@@ -102,7 +102,8 @@ impl Cache<'_> {
     }
 
     fn open(&self, found: &Found, progress: &mut dyn FnMut(PackStage, f32)) -> Result<Storage, PackedError> {
-        let map = map_of(&found.path).map_err(|error| PackedError::Unreadable(error.to_string()))?;
+        let unreadable = |error| PackedError::Unreadable(io::Error::from(error).to_string());
+        let map = Map::open(&found.path).map_err(unreadable)?;
         let table = table::parse(map.bytes())?;
         if table.source != found.source
             || table.tensors != self.plan.tensors
@@ -155,11 +156,4 @@ impl Cache<'_> {
         temporary.publish(&folder::name_of(&source))?;
         Ok((Arc::new(map), start))
     }
-}
-
-fn map_of(path: &Path) -> io::Result<Map> {
-    Map::open(path).map_err(|error| match error {
-        MapError::Io(error) => error,
-        other => io::Error::other(other.to_string()),
-    })
 }

@@ -2,7 +2,7 @@
 //! making are ever touched, and a file that another process is writing stays.
 
 use super::table::{HEAD, Head, PackedSource};
-use crate::map::{Map, MapError, open_regular};
+use crate::map::{Map, open_regular};
 use hyprstream_kernels::PACKED_LAYOUT;
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::{self, Read};
@@ -66,19 +66,12 @@ pub(super) fn list(folder: &Path) -> Listing {
 
 /// `None` if it is not one.
 fn head_of(path: &Path) -> io::Result<Option<Head>> {
-    let mut file = open_regular(path).map_err(io_error)?;
+    let mut file = open_regular(path)?;
     let mut bytes = [0; HEAD];
     match file.read_exact(&mut bytes) {
         Ok(()) => Ok(Head::read(&bytes).filter(|head| head.layout == PACKED_LAYOUT)),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-fn io_error(error: MapError) -> io::Error {
-    match error {
-        MapError::Io(error) => error,
-        other => io::Error::other(other.to_string()),
     }
 }
 
@@ -134,7 +127,7 @@ impl Temporary {
     }
 
     pub fn map(&self) -> io::Result<Map> {
-        Map::open(&self.path).map_err(io_error)
+        Ok(Map::open(&self.path)?)
     }
 
     /// Gives the file its name. It is durable already; the name is when this returns.
