@@ -106,10 +106,10 @@ impl Failure {
         let mut text = if json {
             format!("{}\n", self.json())
         } else {
-            format!("hyp: {}\n", crate::control::visible(&self.to_string()))
+            format!("hyp: {}\n", crate::control::unturned(&self.to_string()))
         };
         if let (false, Some(hint)) = (json, self.hint(via)) {
-            text.push_str(&format!("     {}\n", crate::control::visible(&hint)));
+            text.push_str(&format!("     {}\n", crate::control::unturned(&hint)));
         }
         // Nowhere is left to complain about a standard error that cannot be written.
         let _ = io::stderr().write_all(text.as_bytes());

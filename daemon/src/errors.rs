@@ -1,6 +1,7 @@
 //! The one place where every error becomes what clients see. Invariant: no error reaches a client by another way.
 use crate::catalog::Unresolved;
 use crate::models::AcquireError;
+use crate::said::said;
 use hyprstream_engine::{EngineError, InvalidSampling, SubmitError};
 use hyprstream_model::{TemplateError, TokenizerError};
 use hyprstream_protocol::{ErrorBody, ErrorCode};
@@ -47,10 +48,9 @@ impl Failure {
 
     /// No job of this user has this id. The same whether it exists for others or not.
     pub fn no_such_job(id: &str) -> Failure {
-        let id: String = id.chars().take(100).collect();
         Failure::new(
             ErrorCode::JobNotFound,
-            format!("you have no job {id:?}; `hyp ps` lists yours"),
+            format!("you have no job {:?}; `hyp ps` lists yours", said(id)),
         )
     }
 
@@ -166,6 +166,6 @@ impl From<TokenizerError> for Failure {
 /// A template refuses talks that it is not made for (`raise_exception`), and says why.
 impl From<TemplateError> for Failure {
     fn from(error: TemplateError) -> Failure {
-        Failure::bad_field("messages", error.to_string())
+        Failure::bad_field("messages", said(&error.to_string()))
     }
 }

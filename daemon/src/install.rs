@@ -14,6 +14,7 @@ use crate::errors::Failure;
 use crate::fences;
 use crate::jobs::{Ending, Running};
 use crate::order::Asker;
+use crate::said::said;
 use crate::units::show_size;
 use hyprstream_protocol::{ErrorBody, ErrorCode, JobKind};
 use part::Part;
@@ -255,7 +256,10 @@ fn changed_now() -> io::Error {
 
 /// The name under which a model can be installed.
 fn wanted_name(name: &str) -> Result<String, Failure> {
-    let wrong = |why: &str| Failure::bad_field("name", format!("{name:?} cannot be a model's name: {why}"));
+    let wrong = |why: &str| {
+        let message = format!("{:?} cannot be a model's name: {why}", said(name));
+        Failure::bad_field("name", message)
+    };
     let path = Path::new(name);
     let mut parts = path.components();
     if parts

@@ -21,6 +21,7 @@ mod models;
 mod order;
 mod prompt;
 mod reload;
+mod said;
 mod score;
 mod sink;
 mod units;

@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod request;
 mod state;
+mod steering;
 
 pub use error::{Blame, ErrorBody, ErrorCode, ErrorReply};
 pub use event::{Event, FinishReason, LoadStage, Timings, TokenEvent, TokenLogprob, Usage};
@@ -23,6 +24,7 @@ pub use state::{
     Job, JobKind, JobState, Jobs, KvBlocks, Memory, Model, ModelDetail, ModelState, Models, ReloadReply,
     Status,
 };
+pub use steering::is_steering;
 
 /// Where the native routes live, on the Unix socket and elsewhere.
 pub const API_PREFIX: &str = "/hyprstream/v1";

@@ -84,7 +84,7 @@ impl Session {
     /// A remark for whoever looks at the terminal.
     fn remark(&self, text: &str) {
         if !self.flags.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-            eprintln!("hyp: {text}");
+            eprintln!("hyp: {}", crate::control::unturned(text));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Names of models: made from paths, found from what people type. Invariant: one name, one model.
 use super::entry::Entry;
+use crate::said::said;
+use hyprstream_protocol::is_steering;
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 use std::sync::Arc;
@@ -18,8 +20,8 @@ pub fn from_path(below: &Path) -> Result<String, &'static str> {
     }
     let joined = parts.join("/");
     let name = strip_gguf(&joined);
-    if name.chars().any(char::is_control) {
-        return Err("its name has control characters");
+    if name.chars().any(is_steering) {
+        return Err("its name has control characters, or ones that turn the direction of text");
     }
     if name.is_empty() || name.ends_with('/') || name.len() > NAME_BYTES_MAX {
         return Err("its name is empty or too long");
@@ -105,7 +107,7 @@ fn resolve_name<'a>(
     match starts.as_slice() {
         [name] if !wanted.is_empty() => Ok(name),
         [] => Err(Unresolved::Unknown {
-            wanted: shown(wanted),
+            wanted: said(wanted),
             near: near(&lower, names),
         }),
         _ => {
@@ -115,16 +117,11 @@ fn resolve_name<'a>(
                 .map(|name| (*name).clone())
                 .collect();
             Err(Unresolved::Ambiguous {
-                wanted: shown(wanted),
+                wanted: said(wanted),
                 candidates,
             })
         }
     }
-}
-
-/// A name as it may be quoted back: a megabyte of nonsense is not repeated.
-fn shown(wanted: &str) -> String {
-    wanted.chars().take(100).collect()
 }
 
 fn near<'a>(lower: &str, names: impl Iterator<Item = &'a String>) -> Vec<String> {
@@ -214,6 +211,7 @@ mod tests {
         assert_eq!(from_path(Path::new("folder")).unwrap(), "folder");
         assert!(from_path(Path::new("a/.gguf")).is_err());
         assert!(from_path(Path::new("a\nb.gguf")).is_err());
+        assert!(from_path(Path::new("a\u{202e}b.gguf")).is_err());
         assert!(from_path(Path::new("../b.gguf")).is_err());
         assert_eq!(edits("kitten", "sitting"), 3);
     }

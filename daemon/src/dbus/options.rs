@@ -2,6 +2,7 @@
 //! that neither knows is refused by name.
 use super::pipe::Format;
 use crate::errors::Failure;
+use crate::said::said;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 use std::collections::HashMap;
@@ -33,12 +34,7 @@ impl Options {
     pub fn read(given: Given) -> Result<Options, Failure> {
         let mut options = Options::default();
         for (name, value) in given {
-            let json = in_json(&value, 0, &mut { VALUES_MAX }).ok_or_else(|| {
-                Failure::bad_field(
-                    name.clone(),
-                    format!("`{name}` has a type that no option has, or too many values"),
-                )
-            })?;
+            let json = in_json(&value, 0, &mut { VALUES_MAX }).ok_or_else(|| unfit(&name, &value))?;
             match name.as_str() {
                 "format" => options.format = format(&json)?,
                 "system" => options.system = Some(text(&json)?),
@@ -83,16 +79,24 @@ impl Options {
         request.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
         serde_path_to_error::deserialize(Value::Object(request)).map_err(|error| {
             let path = error.path().to_string();
-            let field = path.strip_prefix("sampling.").unwrap_or(&path).to_owned();
+            let field = said(path.strip_prefix("sampling.").unwrap_or(&path));
+            let why = said(&error.inner().to_string());
             match field.as_str() {
-                "." | "sampling" | "" => Failure::bad_field("options", format!("options: {}", error.inner())),
-                _ => Failure::bad_field(
-                    field.clone(),
-                    format!("`{field}` is not right: {}", error.inner()),
-                ),
+                "." | "sampling" | "" => Failure::bad_field("options", format!("options: {why}")),
+                _ => Failure::bad_field(field.clone(), format!("`{field}` is not right: {why}")),
             }
         })
     }
+}
+
+/// Why an option cannot become JSON.
+fn unfit(name: &str, value: &Variant<'_>) -> Failure {
+    let name = said(name);
+    let message = match value {
+        Variant::F64(number) if !number.is_finite() => format!("`{name}` must be a number, not {number}"),
+        _ => format!("`{name}` has a type that no option has, or too many values"),
+    };
+    Failure::bad_field(name, message)
 }
 
 fn format(value: &Value) -> Result<Format, Failure> {
@@ -197,7 +201,16 @@ mod tests {
         );
         let said = message("max_tokens", Variant::new(-1i32));
         assert!(said.contains("`max_tokens`"), "{said}");
-        assert!(message("top_p", Variant::new(f64::NAN)).contains("`top_p`"));
+        for (odd, word) in [(f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
+            let told = message("top_p", Variant::new(odd));
+            assert_eq!(told, format!("`top_p` must be a number, not {word}"));
+        }
+        let long = "x".repeat(100_000);
+        for value in [Variant::new(1u8), Variant::new(f64::NAN)] {
+            let failure = request(vec![(&long, value)]).unwrap_err();
+            assert!(failure.message.len() < 1000, "{} bytes", failure.message.len());
+            assert!(failure.field.is_none_or(|field| field.len() < 1000));
+        }
         assert!(message("format", Variant::new("xml")).contains("events"));
         assert!(message("system", Variant::new("be kind")).contains("OpenSession"));
         let mut deep = Variant::new(1u8);

@@ -1,6 +1,7 @@
 //! Errors as D-Bus has them: a name for programs, a sentence for people. Invariant: every code of the protocol has one
 //! name, `org.hyprstream.Error.` and the code in camel case.
 use crate::errors::Failure;
+use crate::said::said;
 use hyprstream_protocol::ErrorCode;
 
 const PREFIX: &str = "org.hyprstream.Error.";
@@ -24,24 +25,27 @@ impl Refusal {
 
     /// Nothing is at this path, for this caller.
     pub fn unknown_object(path: &str) -> Refusal {
-        Refusal::standard("UnknownObject", format!("there is no object {path}"))
+        Refusal::standard("UnknownObject", format!("there is no object {}", said(path)))
     }
 
     /// The object does not have this interface.
     pub fn unknown_interface(path: &str, interface: &str) -> Refusal {
+        let (path, interface) = (said(path), said(interface));
         let message = format!("{path} has no interface {interface}; introspection shows those that it has");
         Refusal::standard("UnknownInterface", message)
     }
 
     /// The object does not have this method.
     pub fn unknown_method(path: &str, method: &str) -> Refusal {
+        let (path, method) = (said(path), said(method));
         let message = format!("{path} has no such method {method}; introspection shows those that it has");
         Refusal::standard("UnknownMethod", message)
     }
 
     /// The object does not have this property.
     pub fn unknown_property(path: &str, property: &str) -> Refusal {
-        Refusal::standard("UnknownProperty", format!("{path} has no property {property}"))
+        let message = format!("{} has no property {}", said(path), said(property));
+        Refusal::standard("UnknownProperty", message)
     }
 
     /// Nothing can be set.
@@ -80,6 +84,19 @@ pub fn error_name(code: ErrorCode) -> String {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn long_names_are_not_repeated() {
+        let long = "x".repeat(100_000);
+        for refusal in [
+            Refusal::unknown_object(&long),
+            Refusal::unknown_interface(&long, &long),
+            Refusal::unknown_method(&long, &long),
+            Refusal::unknown_property(&long, &long),
+        ] {
+            assert!(refusal.message.len() < 1000, "{}", refusal.name);
+        }
+    }
 
     #[test]
     fn every_code_has_a_name_that_the_bus_takes() {

@@ -2,6 +2,7 @@
 //! still read why, and large bodies are parsed beside the threads that answer everybody.
 use crate::app::App;
 use crate::errors::Failure;
+use crate::said::said;
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use futures_core::Stream;
 use hyprstream_protocol::{ErrorBody, ErrorCode};
@@ -23,8 +24,6 @@ const LARGE_AT_ONCE: usize = 2;
 /// Values, and objects and lists among them, that a body may have. Each costs far more memory than its text.
 const VALUES_MAX: usize = 1 << 18;
 const CONTAINERS_MAX: usize = 1 << 14;
-/// What of a client's words comes back in an error.
-const SAID_MAX: usize = 300;
 
 static LARGE: Semaphore = Semaphore::const_new(LARGE_AT_ONCE);
 
@@ -66,14 +65,6 @@ fn check_count(bytes: &[u8]) -> Result<(), Failure> {
     ))
 }
 
-/// The beginning of a text that the client had a part in.
-fn beginning(text: &str) -> String {
-    match text.char_indices().nth(SAID_MAX) {
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
-        None => text.to_owned(),
-    }
-}
-
 /// Parses; errors name line, column and field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
@@ -85,10 +76,10 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     check_count(bytes)?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let field = beginning(&error.path().to_string());
+        let field = said(&error.path().to_string());
         let error = error.into_inner();
         let is_data = error.is_data();
-        let error = beginning(&error.to_string());
+        let error = said(&error.to_string());
         let has_place = is_data && !matches!(field.as_str(), "." | "?" | "");
         match has_place {
             false => Failure::new(

@@ -25,6 +25,7 @@ pub use turn_away::turn_away;
 
 use crate::app::App;
 use crate::errors::Failure;
+use crate::said::said;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::Uri;
@@ -62,7 +63,7 @@ async fn no_such_method(request: Request) -> Response {
 }
 
 fn shown(request: &Request) -> String {
-    request.uri().path().chars().take(200).collect()
+    said(request.uri().path())
 }
 
 /// An error in the form that the clients of this path read.

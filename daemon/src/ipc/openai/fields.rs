@@ -1,6 +1,7 @@
 //! Takes parameters out of a JSON object, one by one. Invariant: a wrong type names the parameter; `null` is the same as
 //! absent, as in OpenAI's API.
 use crate::errors::Failure;
+use crate::said::said;
 use serde_json::{Map, Value};
 
 /// Parameters that change nothing in an answer: bookkeeping of OpenAI's own service, and hints for its speed.
@@ -107,7 +108,7 @@ impl Fields {
         match self.0.iter().find(|(_, value)| !value.is_null()) {
             None => Ok(()),
             Some((name, _)) => {
-                let shown: String = name.chars().take(80).collect();
+                let shown = said(name);
                 let message = format!("there is no parameter `{shown}`; leave it out");
                 Err(Failure::bad_field(shown, message))
             }

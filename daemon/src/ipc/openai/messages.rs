@@ -2,6 +2,7 @@
 //! not skipped.
 use super::fields::wrong;
 use crate::errors::Failure;
+use crate::said::said;
 use serde_json::{Map, Value};
 
 const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool", "function"];
@@ -72,8 +73,7 @@ fn text(at: &str, content: Value) -> Result<String, Failure> {
                 return Err(Failure::bad_field(at.clone(), format!("`{at}.text` is missing")));
             }
             (Some(kind), _) => {
-                let kind: String = kind.chars().take(40).collect();
-                let message = format!("`{at}` is of type {kind:?}; only text is supported");
+                let message = format!("`{at}` is of type {:?}; only text is supported", said(kind));
                 return Err(Failure::bad_field(at, message));
             }
             (None, _) => return Err(Failure::bad_field(at.clone(), format!("`{at}.type` is missing"))),
