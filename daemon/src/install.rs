@@ -1,5 +1,5 @@
 //! Puts models into the models folder and takes them out. Invariant: a model appears there whole and checked, by a rename
-//! that overwrites nothing, and what did not get so far leaves no file behind.
+//! that overwrites nothing, and what did not get so far leaves no file or folder behind.
 mod part;
 mod source;
 mod sweep;
@@ -19,9 +19,8 @@ use crate::units::show_size;
 use hyprstream_protocol::{ErrorBody, ErrorCode, JobKind};
 use part::Part;
 use rustix::fs::{RenameFlags, fstatvfs, renameat_with};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,10 +111,7 @@ impl Incoming {
             return Err(taken(&name));
         }
         let part = part_of(&to, id).ok_or_else(|| Failure::fault("a model's path has no folder"))?;
-        let parent = part.parent().unwrap_or(folder);
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
-        made.map_err(|error| cannot_write(&part, &error))?;
-        let part = Part::create(part.clone()).map_err(|error| cannot_write(&part, &error))?;
+        let part = Part::create(part.clone(), folder).map_err(|error| cannot_write(&part, &error))?;
         let id = id.to_owned();
         Ok(Incoming { part, to, name, id })
     }

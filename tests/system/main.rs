@@ -9,6 +9,7 @@ mod catalog;
 mod crowd;
 mod dbus;
 mod examples;
+mod files;
 mod foreign;
 mod hostile;
 mod lifecycle;

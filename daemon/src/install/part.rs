@@ -1,13 +1,22 @@
 //! The file that a model is written to before it has its name. Invariant: it is locked while somebody writes it, and goes
-//! with the value.
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+//! with the value, as do the folders that were made for it and hold nothing.
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Another file of the same folder may be given up, and the folder with it, just before this one is in it; so often.
+const LOST_MAX: usize = 8;
+
 /// A file under way.
-pub struct Part(Arc<Place>);
+pub struct Part {
+    place: Arc<Place>,
+    _folders: Folders,
+}
+
+/// Folders that were made here, the outer ones first. Those that are still empty go with the value.
+struct Folders(Vec<PathBuf>);
 
 struct Place {
     file: File,
@@ -18,33 +27,46 @@ struct Place {
 pub struct Undo(Arc<Place>);
 
 impl Part {
-    /// A new file.
-    pub fn create(path: PathBuf) -> io::Result<Part> {
+    /// A new file, in folders that are made where they are not there; those outside of `root` are there to stay.
+    pub fn create(path: PathBuf, root: &Path) -> io::Result<Part> {
+        let mut lost = 0;
         loop {
+            let folders = Folders::make(path.parent().unwrap_or(root), root)?;
             let mut options = OpenOptions::new();
-            let file = options.write(true).create_new(true).mode(0o644).open(&path)?;
+            let opened = options.write(true).create_new(true).mode(0o644).open(&path);
+            let file = match opened {
+                Err(error) if error.kind() == ErrorKind::NotFound && lost < LOST_MAX => {
+                    lost += 1;
+                    continue;
+                }
+                opened => opened?,
+            };
             // Where a file system has no locks, nothing is swept either.
             let _ = file.lock();
             // Who sweeps may have come in before the lock.
             if file.metadata()?.nlink() > 0 {
-                return Ok(Part(Arc::new(Place { file, path })));
+                let place = Arc::new(Place { file, path });
+                return Ok(Part {
+                    place,
+                    _folders: folders,
+                });
             }
         }
     }
 
     /// The open file.
     pub fn file(&self) -> &File {
-        &self.0.file
+        &self.place.file
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0.path
+        &self.place.path
     }
 
     /// A way to take it away from under its writer.
     pub fn undo(&self) -> Undo {
-        Undo(Arc::clone(&self.0))
+        Undo(Arc::clone(&self.place))
     }
 }
 
@@ -59,6 +81,77 @@ impl Undo {
 impl Drop for Part {
     fn drop(&mut self) {
         // Gone already where it was renamed.
-        let _ = fs::remove_file(&self.0.path);
+        let _ = fs::remove_file(&self.place.path);
+    }
+}
+
+impl Folders {
+    fn make(folder: &Path, root: &Path) -> io::Result<Folders> {
+        let mut builder = DirBuilder::new();
+        builder.mode(0o755).recursive(true).create(root)?;
+        builder.recursive(false);
+        let mut made = Folders(Vec::new());
+        let mut at = root.to_owned();
+        for part in folder.strip_prefix(root).unwrap_or(Path::new("")) {
+            at.push(part);
+            match builder.create(&at) {
+                Ok(()) => made.0.push(at.clone()),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && at.is_dir() => {}
+                // Gone again since it was made or found: whoever opens the file finds out.
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            // It holds the model, or something of somebody else's.
+            if fs::remove_dir(folder).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_that_were_made_go_and_others_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |below: &str| root.path().join(below);
+        fs::create_dir(at("theirs")).unwrap();
+        let part = Part::create(at("theirs/a/b/.7-x.part"), root.path()).unwrap();
+        let beside = Part::create(at("theirs/a/.7-y.part"), root.path()).unwrap();
+        assert!(at("theirs/a/b/.7-x.part").exists());
+        drop(part);
+        assert!(at("theirs/a/.7-y.part").exists() && !at("theirs/a/b").exists());
+        drop(beside);
+        assert!(at("theirs/a").exists(), "it was found there, not made");
+        fs::rename(
+            Part::create(at("new/.7-x.part"), root.path()).unwrap().path(),
+            at("new/x"),
+        )
+        .unwrap();
+        assert!(at("new/x").exists());
+        fs::write(at("file"), "").unwrap();
+        assert!(Part::create(at("deep/file"), &at("file")).is_err());
+    }
+
+    #[test]
+    fn a_folder_that_goes_under_it_is_made_again() {
+        let root = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for name in ["x", "y"] {
+                let (path, root) = (root.path().join(format!("a/b/{name}")), root.path());
+                scope.spawn(move || (0..500).for_each(|_| drop(Part::create(path.clone(), root).unwrap())));
+            }
+        });
+        assert!(root.path().exists());
     }
 }

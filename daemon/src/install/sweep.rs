@@ -92,7 +92,7 @@ mod tests {
         for name in gone.iter().chain(&stay) {
             fs::write(at(name), "x").unwrap();
         }
-        let written = Part::create(at(".77-n.gguf.part")).unwrap();
+        let written = Part::create(at(".77-n.gguf.part"), folder.path()).unwrap();
         std::os::unix::fs::symlink(at("a"), at("link")).unwrap();
         sweep(&[folder.path().to_owned(), at("absent")]);
         for name in gone {

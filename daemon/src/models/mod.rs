@@ -368,12 +368,13 @@ impl Shared {
         let mut state = self.state();
         let due = state.slots.iter().filter_map(|(name, slot)| {
             let Slot::Loaded(resident) = slot else { return None };
-            let idle = resident.idle_since()?.elapsed();
             let current = snapshot
                 .entries
                 .get(name)
                 .is_some_and(|entry| entry.identity == resident.identity);
-            let tired = idle_unload.is_some_and(|limit| idle >= limit);
+            let idle = resident.idle_since().map(|since| since.elapsed());
+            let tired = idle.zip(idle_unload).is_some_and(|(idle, limit)| idle >= limit);
+            // Who still uses one that is gone keeps it to the end, and nothing would wake this again then.
             (tired || !current).then(|| name.clone())
         });
         for name in due.collect::<Vec<_>>() {
