@@ -4,7 +4,7 @@ use crate::authority::Authority;
 use crate::catalog::{Catalog, Entry, resolve};
 use crate::config::Config;
 use crate::errors::Failure;
-use crate::ipc::Tokens;
+use crate::ipc::{Room, Tokens};
 use crate::jobs::Jobs;
 use crate::models::Models;
 use hyprstream_engine::Engine;
@@ -54,6 +54,8 @@ pub struct App {
     pub activity: Arc<Activity>,
     /// Who may do what.
     pub authority: Authority,
+    /// Room for large requests.
+    pub room: Room,
     /// Who may come in over TCP; a reload reads them again.
     pub tokens: RwLock<Arc<Tokens>>,
 }

@@ -66,6 +66,7 @@ fn main() -> ExitCode {
         };
     }
     journal::start();
+    hyprstream_kernels::return_large_buffers();
     match run(args, settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -27,7 +27,7 @@ pub use act::{log_softmax_at, log_sum_exp, silu_mul};
 pub use attention::{
     HeadNorms, KV_BLOCK, KvFormat, KvLayer, Rotation, Span, attend, attend_scratch_bytes, place_heads,
 };
-pub use heap::give_back_freed;
+pub use heap::{give_back_freed, return_large_buffers};
 pub use input::{Forms, Input, Rows};
 pub use isa::Isa;
 pub use matmul::MatrixRef;

@@ -164,6 +164,30 @@ fn a_full_queue_says_busy_and_when_to_come_back() {
 }
 
 #[test]
+fn memory_of_large_requests_goes_back_to_the_system() {
+    let daemon = with_limits("");
+    let anonymous_kib = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let before = anonymous_kib();
+    let body = json!({"model": "nobody", "prompt": "a".repeat(7 << 20)});
+    std::thread::scope(|scope| {
+        for _ in 0..24 {
+            scope.spawn(|| daemon.post("/hyprstream/v1/generate", &body).error(404));
+        }
+    });
+    wait::until("at most 16 MiB more than before are held", || {
+        (anonymous_kib() < before + (16 << 10)).then_some(())
+    });
+    daemon.stop();
+}
+
+#[test]
 fn a_client_that_does_not_read_loses_its_answer() {
     let daemon = with_limits("stall = \"500ms\"");
     let mut deaf = wire::open(&daemon.socket(), "/hyprstream/v1/generate", &endless_body());

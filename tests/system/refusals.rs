@@ -140,6 +140,48 @@ fn bodies_that_are_no_json_or_too_large_are_refused() {
 }
 
 #[test]
+fn compressed_bodies_are_refused_by_name() {
+    let daemon = Daemon::tiny();
+    daemon.hyp(["load", "tiny"]).ok();
+    let send = |method: &str, path: &str, encoding: &str, body: &[u8]| {
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-encoding: {encoding}\r\ncontent-length: {length}\r\n\r\n"
+        );
+        wire::raw(&daemon.socket(), &[head.as_bytes(), body].concat()).unwrap()
+    };
+    let body = json!({"model": "tiny", "prompt": "hello", "max_tokens": 1}).to_string();
+    let packed = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0];
+    for (method, path) in [
+        ("POST", "/hyprstream/v1/generate"),
+        ("POST", "/hyprstream/v1/tokenize"),
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/chat/completions"),
+        ("PUT", "/hyprstream/v1/models/packed"),
+    ] {
+        for (encoding, body) in [
+            ("gzip", packed.as_slice()),
+            ("identity, ZSTD", &packed),
+            ("br", &vec![7; 1 << 20]),
+        ] {
+            let reply = send(method, path, encoding, body);
+            let error = reply.error(415);
+            assert_eq!(error["code"], "unsupported_encoding");
+            let name = encoding.rsplit(' ').next().unwrap();
+            assert!(error["message"].as_str().unwrap().contains(name), "{error}");
+            let head = reply.head.to_ascii_lowercase();
+            assert!(head.contains("accept-encoding: identity"), "{head}");
+        }
+    }
+    let plain = send("POST", "/v1/completions", "Identity", body.as_bytes());
+    assert_eq!(plain.status, 200, "{plain:?}");
+    assert_eq!(send("GET", "/hyprstream/v1/status", "gzip", b"").status, 200);
+    assert_eq!(daemon.model("packed"), None);
+    still_serves(&daemon);
+    daemon.stop();
+}
+
+#[test]
 fn wrong_fields_and_values_are_named() {
     let daemon = Daemon::with(
         &[

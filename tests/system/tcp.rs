@@ -272,6 +272,67 @@ fn a_user_has_so_many_requests_and_others_go_on() {
 }
 
 #[test]
+fn a_user_has_so_many_tokens_waiting_and_others_go_on() {
+    let config = "[limits]\nuser_queued_tokens_max = 100\nsequences_max = 1\n[runtime]\nthreads = 1\nkv_tokens = 262144\n";
+    let open = open(config);
+    let _running = open.endless(LAPTOP);
+    let queued = || open.daemon.get("/hyprstream/v1/status").json()["queued"].clone();
+    wait::until("one runs", || {
+        (open.daemon.get("/hyprstream/v1/status").json()["running"] == 1).then_some(())
+    });
+    // Sixty tokens each, and three a word.
+    let _waiting = open.endless_after(LAPTOP, &"hello ".repeat(20));
+    wait::until("one waits", || (queued() == 1).then_some(()));
+    let body = json!({"model": "tiny", "prompt": "hello ".repeat(20)}).to_string();
+    let (status, error) = open.ask(&format!("POST {GENERATE}"), &as_user(LAPTOP), &body);
+    let error = &error["error"];
+    assert_eq!((status, &error["code"]), (429, &json!("busy")), "{error}");
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("user_queued_tokens_max") && message.contains("100"),
+        "{error}"
+    );
+    assert!(error["retry_ms"].as_u64().unwrap() > 0, "{error}");
+    let _others = open.endless_after(PHONE, &"hello ".repeat(20));
+    wait::until("another user's waits too", || (queued() == 2).then_some(()));
+}
+
+/// A request that declares `declared` bytes and sends the first `sent` of them.
+fn begun(open: &Open, token: &str, declared: usize, sent: usize) -> TcpStream {
+    let mut stream = open.connect();
+    let headers = as_user(token);
+    let head = format!(
+        "POST {GENERATE} HTTP/1.1\r\n{headers}connection: close\r\ncontent-length: {declared}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&vec![b' '; sent]).unwrap();
+    stream
+}
+
+#[test]
+fn large_requests_of_a_user_have_so_much_room_and_others_get_in() {
+    let open = open("");
+    open.daemon.hyp(["load", "tiny"]).ok();
+    let held: Vec<TcpStream> = (0..8).map(|_| begun(&open, LAPTOP, 8 << 20, 100_000)).collect();
+    let body = |pad: usize| {
+        let request = json!({"model": "tiny", "prompt": "hello", "sampling": {"max_tokens": 2}});
+        format!("{}{request}", " ".repeat(pad))
+    };
+    let ask = |token: &str, pad: usize| open.ask(&format!("POST {GENERATE}"), &as_user(token), &body(pad));
+    let error = wait::within(Duration::from_secs(60), "a ninth is refused", || {
+        let (status, error) = ask(LAPTOP, 1 << 20);
+        (status == 429).then(|| error["error"].clone())
+    });
+    assert_eq!(error["code"], "busy");
+    assert!(error["message"].as_str().unwrap().contains("64 MiB"), "{error}");
+    assert!(error["retry_ms"].as_u64().unwrap() > 0, "{error}");
+    assert_eq!(ask(LAPTOP, 1000).0, 200, "a small one needs no room");
+    assert_eq!(ask(PHONE, 1 << 20).0, 200, "another user has room");
+    drop(held);
+    assert_eq!(ask(LAPTOP, 1 << 20).0, 200, "there is room again");
+}
+
+#[test]
 fn a_user_has_so_much_of_the_cache_and_a_reload_says_how_much() {
     let open = open("[runtime]\nthreads = 1\nkv_tokens = 65536\n");
     // Three tokens a word; it reads nothing of its answer, so it stays.

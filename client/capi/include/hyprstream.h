@@ -48,6 +48,8 @@ typedef enum hypr_code {
     HYPR_NO_SUCH_METHOD = 15,
     // Over TCP: no token, or a wrong one.
     HYPR_UNAUTHENTICATED = 16,
+    // The daemon takes no body that is compressed; this library sends none.
+    HYPR_UNSUPPORTED_ENCODING = 17,
     // No daemon answers.
     HYPR_UNREACHABLE = 100,
     // The connection ended before the answer did, or nothing came for too long.

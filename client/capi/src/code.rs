@@ -42,6 +42,8 @@ pub enum hypr_code {
     HYPR_NO_SUCH_METHOD = 15,
     /// Over TCP: no token, or a wrong one.
     HYPR_UNAUTHENTICATED = 16,
+    /// The daemon takes no body that is compressed; this library sends none.
+    HYPR_UNSUPPORTED_ENCODING = 17,
     /// No daemon answers.
     HYPR_UNREACHABLE = 100,
     /// The connection ended before the answer did, or nothing came for too long.
@@ -63,7 +65,7 @@ use hypr_code::*;
 impl hypr_code {
     /// cbindgen:ignore
     /// Every code.
-    pub const ALL: [hypr_code; 24] = [
+    pub const ALL: [hypr_code; 25] = [
         HYPR_OK,
         HYPR_BAD_REQUEST,
         HYPR_NO_SUCH_ROUTE,
@@ -81,6 +83,7 @@ impl hypr_code {
         HYPR_INTERNAL,
         HYPR_NO_SUCH_METHOD,
         HYPR_UNAUTHENTICATED,
+        HYPR_UNSUPPORTED_ENCODING,
         HYPR_UNREACHABLE,
         HYPR_CONNECTION_LOST,
         HYPR_NOT_UNDERSTOOD,
@@ -110,6 +113,7 @@ impl hypr_code {
             HYPR_INTERNAL => c"internal",
             HYPR_NO_SUCH_METHOD => c"no_such_method",
             HYPR_UNAUTHENTICATED => c"unauthenticated",
+            HYPR_UNSUPPORTED_ENCODING => c"unsupported_encoding",
             HYPR_UNREACHABLE => c"unreachable",
             HYPR_CONNECTION_LOST => c"connection_lost",
             HYPR_NOT_UNDERSTOOD => c"not_understood",
@@ -140,6 +144,7 @@ impl From<ErrorCode> for hypr_code {
             ErrorCode::Internal => HYPR_INTERNAL,
             ErrorCode::NoSuchMethod => HYPR_NO_SUCH_METHOD,
             ErrorCode::Unauthenticated => HYPR_UNAUTHENTICATED,
+            ErrorCode::UnsupportedEncoding => HYPR_UNSUPPORTED_ENCODING,
         }
     }
 }

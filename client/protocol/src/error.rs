@@ -14,6 +14,8 @@ pub enum ErrorCode {
     NoSuchMethod,
     /// The request's body is larger than the configured limit.
     TooLarge,
+    /// The request's body is compressed, or encoded in another way.
+    UnsupportedEncoding,
     /// No model has this name.
     ModelNotFound,
     /// The model is listed, but its files cannot be used; the message says why.
@@ -51,11 +53,12 @@ pub enum Blame {
 
 impl ErrorCode {
     /// Every code, for tables in documentation and tests.
-    pub const ALL: [ErrorCode; 16] = [
+    pub const ALL: [ErrorCode; 17] = [
         ErrorCode::BadRequest,
         ErrorCode::NoSuchRoute,
         ErrorCode::NoSuchMethod,
         ErrorCode::TooLarge,
+        ErrorCode::UnsupportedEncoding,
         ErrorCode::ModelNotFound,
         ErrorCode::ModelBroken,
         ErrorCode::ModelTooLarge,
@@ -79,6 +82,7 @@ impl ErrorCode {
             ErrorCode::NoSuchRoute | ErrorCode::ModelNotFound | ErrorCode::JobNotFound => 404,
             ErrorCode::NoSuchMethod => 405,
             ErrorCode::TooLarge => 413,
+            ErrorCode::UnsupportedEncoding => 415,
             ErrorCode::ModelBroken => 422,
             ErrorCode::Busy => 429,
             ErrorCode::Cancelled => 499,
@@ -98,6 +102,7 @@ impl ErrorCode {
             ErrorCode::ModelBroken | ErrorCode::ModelTooLarge | ErrorCode::ModelLacks => 6,
             ErrorCode::BadRequest
             | ErrorCode::TooLarge
+            | ErrorCode::UnsupportedEncoding
             | ErrorCode::ContextExceeded
             | ErrorCode::JobNotFound => 7,
             ErrorCode::Denied | ErrorCode::Unauthenticated => 8,
@@ -122,6 +127,7 @@ impl ErrorCode {
             ErrorCode::NoSuchRoute => "no_such_route",
             ErrorCode::NoSuchMethod => "no_such_method",
             ErrorCode::TooLarge => "too_large",
+            ErrorCode::UnsupportedEncoding => "unsupported_encoding",
             ErrorCode::ModelNotFound => "model_not_found",
             ErrorCode::ModelBroken => "model_broken",
             ErrorCode::ModelTooLarge => "model_too_large",

@@ -1,11 +1,13 @@
 //! Reads a request's body as JSON. Invariant: never more than the limit is kept, a client that is refused for its size can
 //! still read why, and large bodies are parsed beside the threads that answer everybody.
+use super::peer::Peer;
+use super::room::{Held, Room, SMALL_BYTES};
 use crate::app::App;
 use crate::errors::Failure;
 use crate::said::said;
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use futures_core::Stream;
-use hyprstream_protocol::{ErrorBody, ErrorCode};
+use hyprstream_protocol::ErrorCode;
 use serde::de::DeserializeOwned;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -18,8 +20,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 const DISCARD_MAX: u64 = 256 << 20;
 
-/// Bodies up to this size are parsed at once; as many larger ones as this at the same time.
-const SMALL: usize = 64 << 10;
+/// Small bodies are parsed at once; as many larger ones as this at the same time.
 const LARGE_AT_ONCE: usize = 2;
 /// Values, and objects and lists among them, that a body may have. Each costs far more memory than its text.
 const VALUES_MAX: usize = 1 << 18;
@@ -28,13 +29,21 @@ const CONTAINERS_MAX: usize = 1 << 14;
 static LARGE: Semaphore = Semaphore::const_new(LARGE_AT_ONCE);
 
 /// Reads and parses.
-pub async fn json<T: DeserializeOwned + Send + 'static>(app: &App, body: Body) -> Result<T, Failure> {
-    let bytes = read(body, app.config().http.body_max).await?;
-    if bytes.len() <= SMALL {
+pub async fn json<T: DeserializeOwned + Send + 'static>(
+    app: &App,
+    peer: Peer,
+    body: Body,
+) -> Result<T, Failure> {
+    let (bytes, held) = read(body, app.config().http.body_max, &app.room, peer.uid).await?;
+    if held.is_none() {
         return parse(&bytes);
     }
     let _one_of_few = LARGE.acquire().await;
-    let parsing = tokio::task::spawn_blocking(move || parse(&bytes));
+    let parsing = tokio::task::spawn_blocking(move || {
+        let parsed = parse(&bytes);
+        drop((bytes, held));
+        parsed
+    });
     parsing
         .await
         .map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))?
@@ -98,56 +107,86 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     Ok(value)
 }
 
-async fn read(body: Body, max: u64) -> Result<Vec<u8>, Failure> {
+/// Why a body is not there.
+enum Lost {
+    TooLarge,
+    Broken(axum::Error),
+    Refused(Failure),
+}
+
+/// The body, and its room if it is large.
+type Received = (Vec<u8>, Option<Held>);
+
+async fn read(body: Body, max: u64, room: &Room, uid: u32) -> Result<Received, Failure> {
     // Said beforehand, where the client says it.
-    let declared = body.size_hint().lower();
+    let hint = body.size_hint();
     let mut stream = body.into_data_stream();
     let reading = async {
-        match declared > max {
-            true => Ok(None),
-            false => collect(&mut stream, max).await,
+        match hint.lower() > max {
+            true => Err(Lost::TooLarge),
+            false => {
+                let bytes = hint.exact().unwrap_or(max);
+                let take = || room.take(uid, bytes);
+                collect(&mut stream, max, take).await
+            }
         }
     };
-    match tokio::time::timeout(BODY_TIMEOUT, reading).await {
-        Ok(Ok(Some(bytes))) => Ok(bytes),
-        Ok(Ok(None)) => {
-            let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard(&mut stream)).await;
+    let failure = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+        Ok(Ok(received)) => return Ok(received),
+        Ok(Err(Lost::Broken(error))) => {
+            let message = format!("the request's body broke off: {error}");
+            return Err(Failure::new(ErrorCode::BadRequest, message));
+        }
+        Err(_) => {
+            let seconds = BODY_TIMEOUT.as_secs();
+            let message = format!("the request's body did not come within {seconds} s");
+            return Err(Failure::new(ErrorCode::BadRequest, message));
+        }
+        Ok(Err(Lost::TooLarge)) => {
             let message =
                 format!("the request's body is larger than {max} bytes ([http] body_max); send less at once");
-            Err(Failure(ErrorBody::new(ErrorCode::TooLarge, message)))
+            Failure::new(ErrorCode::TooLarge, message)
         }
-        Ok(Err(error)) => Err(Failure::new(
-            ErrorCode::BadRequest,
-            format!("the request's body broke off: {error}"),
-        )),
-        Err(_) => Err(Failure::new(
-            ErrorCode::BadRequest,
-            format!(
-                "the request's body did not come within {} s",
-                BODY_TIMEOUT.as_secs()
-            ),
-        )),
-    }
+        Ok(Err(Lost::Refused(failure))) => failure,
+    };
+    discard(&mut stream).await;
+    Err(failure)
 }
 
 async fn next(stream: &mut BodyDataStream) -> Option<Result<Bytes, axum::Error>> {
     poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await
 }
 
-/// `None`: larger than `max`.
-async fn collect(stream: &mut BodyDataStream, max: u64) -> Result<Option<Vec<u8>>, axum::Error> {
-    let mut all = Vec::new();
+/// Asks for room once the body is large.
+async fn collect<T>(stream: &mut BodyDataStream, max: u64, take: impl Fn() -> T) -> Result<Received, Lost>
+where
+    T: Future<Output = Result<Held, Failure>>,
+{
+    let (mut all, mut held) = (Vec::new(), None);
     while let Some(chunk) = next(stream).await {
-        let chunk = chunk?;
-        if (all.len() as u64).saturating_add(chunk.len() as u64) > max {
-            return Ok(None);
+        let chunk = chunk.map_err(Lost::Broken)?;
+        let len = all.len().saturating_add(chunk.len());
+        if len as u64 > max {
+            return Err(Lost::TooLarge);
+        }
+        if len > SMALL_BYTES && held.is_none() {
+            held = Some(take().await.map_err(Lost::Refused)?);
         }
         all.extend_from_slice(&chunk);
     }
-    Ok(Some(all))
+    Ok((all, held))
+}
+
+/// Reads what nobody wants, within bounds, so that its sender comes to read the answer.
+pub async fn pass_over(body: Body) {
+    discard(&mut body.into_data_stream()).await;
 }
 
 async fn discard(stream: &mut BodyDataStream) {
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, drain(stream)).await;
+}
+
+async fn drain(stream: &mut BodyDataStream) {
     let mut seen = 0u64;
     while let Some(Ok(chunk)) = next(stream).await {
         seen = seen.saturating_add(chunk.len() as u64);
@@ -160,7 +199,7 @@ async fn discard(stream: &mut BodyDataStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyprstream_protocol::GenerateRequest;
+    use hyprstream_protocol::{ErrorBody, GenerateRequest};
 
     fn fails(text: &[u8]) -> ErrorBody {
         parse::<GenerateRequest>(text).unwrap_err().0
@@ -204,10 +243,23 @@ mod tests {
 
     #[tokio::test]
     async fn too_much_is_refused() {
-        assert_eq!(read(Body::from("12345"), 5).await.unwrap(), b"12345");
-        assert_eq!(
-            read(Body::from("123456"), 5).await.unwrap_err().0.code,
-            ErrorCode::TooLarge
-        );
+        let room = Room::default();
+        let read = async |text: &'static str| read(Body::from(text), 5, &room, 7).await;
+        assert_eq!(read("12345").await.ok().unwrap().0, b"12345");
+        assert_eq!(read("123456").await.err().unwrap().0.code, ErrorCode::TooLarge);
+    }
+
+    #[tokio::test]
+    async fn large_bodies_need_room_and_small_ones_do_not() {
+        let room = Room::new(Duration::from_millis(30));
+        let full = room.take(7, u64::MAX).await;
+        let read = async |bytes: usize| {
+            let read = read(Body::from(vec![b' '; bytes]), 1 << 20, &room, 7).await;
+            read.map(|(bytes, held)| (bytes.len(), held.is_some()))
+        };
+        assert_eq!(read(SMALL_BYTES).await, Ok((SMALL_BYTES, false)));
+        assert_eq!(read(SMALL_BYTES + 1).await.unwrap_err().0.code, ErrorCode::Busy);
+        drop(full);
+        assert_eq!(read(SMALL_BYTES + 1).await, Ok((SMALL_BYTES + 1, true)));
     }
 }

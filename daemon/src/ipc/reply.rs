@@ -1,16 +1,20 @@
 //! Answers that are not streams, and what surrounds every answer. Invariant: every answer carries the request's id, and
 //! every error the same JSON.
 use super::accept::Caller;
+use super::body::pass_over;
 use super::peer::Peer;
 use super::refusal;
 use crate::app::App;
 use crate::errors::Failure;
 use crate::jobs::new_id;
+use crate::said::said;
 use axum::Extension;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -39,10 +43,19 @@ pub async fn around(State(app): State<Arc<App>>, mut request: Request, next: Nex
     let id = wanted_id(request.headers()).unwrap_or_else(new_id);
     request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = match identify(&app, &request) {
-        Ok(peer) => {
-            request.extensions_mut().insert(peer);
-            next.run(request).await
-        }
+        Ok(peer) => match check_encoding(&request) {
+            Ok(()) => {
+                request.extensions_mut().insert(peer);
+                next.run(request).await
+            }
+            Err(failure) => {
+                let mut response = refusal(request.uri(), &failure);
+                let plain = HeaderValue::from_static("identity");
+                response.headers_mut().insert(ACCEPT_ENCODING, plain);
+                pass_over(request.into_body()).await;
+                response
+            }
+        },
         Err(failure) => {
             let mut response = refusal(request.uri(), &failure);
             let headers = response.headers_mut();
@@ -76,6 +89,24 @@ fn identify(app: &App, request: &Request) -> Result<Peer, Failure> {
         ));
     }
     Ok(peer)
+}
+
+/// Refuses a body that would have to be unpacked: its size says nothing about what comes out of it.
+fn check_encoding(request: &Request) -> Result<(), Failure> {
+    let given = request.headers().get_all(CONTENT_ENCODING);
+    let mut odd = given
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"));
+    match odd.next() {
+        Some(coding) if !request.body().is_end_stream() => {
+            let coding = said(&String::from_utf8_lossy(coding));
+            let message = format!("the body is encoded as {coding}; send it plain, without Content-Encoding");
+            Err(Failure::new(ErrorCode::UnsupportedEncoding, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The client's own id, where it is fit for a journal field and a path.

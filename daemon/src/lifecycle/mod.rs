@@ -18,7 +18,7 @@ use crate::config::{Config, KvCache, starter_dir};
 use crate::dbus;
 use crate::fences;
 use crate::install;
-use crate::ipc::{self, BindError, Door, Guests, Socket, TcpDoor, TcpError, Tokens};
+use crate::ipc::{self, BindError, Door, Guests, Room, Socket, TcpDoor, TcpError, Tokens};
 use crate::jobs::Jobs;
 use crate::models::{Models, available_memory};
 use hyprstream_engine::{Engine, Options, StartError};
@@ -242,6 +242,7 @@ fn assemble(args: Args, settings: &Settings, tokens: Tokens) -> Result<Arc<App>,
         phase: watch::Sender::new(Phase::Serving),
         activity: Activity::new(),
         authority: Authority::default(),
+        room: Room::default(),
         tokens: RwLock::new(Arc::new(tokens)),
     }))
 }

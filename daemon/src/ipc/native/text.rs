@@ -2,9 +2,11 @@
 //! part of it, and do not touch the engine.
 use crate::app::App;
 use crate::errors::Failure;
+use crate::ipc::peer::Peer;
 use crate::ipc::{body, reply};
 use crate::models::Lease;
 use crate::prompt::{tokenizer, turn};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -12,8 +14,12 @@ use hyprstream_protocol::{DetokenizeReply, DetokenizeRequest, TokenPiece, Tokeni
 use std::sync::Arc;
 
 /// `POST /tokenize`.
-pub async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<Response, Failure> {
-    let request: TokenizeRequest = body::json(&app, body).await?;
+pub async fn tokenize(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Result<Response, Failure> {
+    let request: TokenizeRequest = body::json(&app, peer, body).await?;
     let lease = lease(&app, request.model.as_deref()).await?;
     let _turn = turn(request.text.len()).await;
     on_a_thread(move || {
@@ -35,8 +41,12 @@ pub async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<Respons
 }
 
 /// `POST /detokenize`.
-pub async fn detokenize(State(app): State<Arc<App>>, body: Body) -> Result<Response, Failure> {
-    let request: DetokenizeRequest = body::json(&app, body).await?;
+pub async fn detokenize(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Result<Response, Failure> {
+    let request: DetokenizeRequest = body::json(&app, peer, body).await?;
     let lease = lease(&app, request.model.as_deref()).await?;
     on_a_thread(move || {
         let model = lease.model();

@@ -24,19 +24,19 @@ const TOP_MAX: u8 = 20;
 
 /// `POST /generate`.
 pub async fn generate(State(app): State<Arc<App>>, asker: Asker, body: Body) -> Result<Response, Failure> {
-    let request: GenerateRequest = body::json(&app, body).await?;
+    let request: GenerateRequest = body::json(&app, asker.0.0, body).await?;
     stream(&app, order::generate(&app, named(asker), request)?).await
 }
 
 /// `POST /chat`.
 pub async fn chat(State(app): State<Arc<App>>, asker: Asker, body: Body) -> Result<Response, Failure> {
-    let request: ChatRequest = body::json(&app, body).await?;
+    let request: ChatRequest = body::json(&app, asker.0.0, body).await?;
     stream(&app, order::chat(&app, named(asker), request)?).await
 }
 
 /// `POST /load`.
 pub async fn load(State(app): State<Arc<App>>, asker: Asker, body: Body) -> Result<Response, Failure> {
-    let request: LoadRequest = body::json(&app, body).await?;
+    let request: LoadRequest = body::json(&app, asker.0.0, body).await?;
     allowed(&app, asker.0.0, Action::ManageModels).await?;
     stream(&app, order::load(&app, named(asker), &request)?).await
 }
@@ -47,7 +47,7 @@ pub async fn unload(
     Extension(peer): Extension<Peer>,
     body: Body,
 ) -> Result<Response, Failure> {
-    let request: UnloadRequest = body::json(&app, body).await?;
+    let request: UnloadRequest = body::json(&app, peer, body).await?;
     allowed(&app, peer, Action::ManageModels).await?;
     let model = app.entry(Some(&request.model))?.name.clone();
     let was_loaded = app.models.unload(&model);
@@ -56,7 +56,7 @@ pub async fn unload(
 
 /// `POST /score`.
 pub async fn score(State(app): State<Arc<App>>, asker: Asker, body: Body) -> Result<Response, Failure> {
-    let request: ScoreRequest = body::json(&app, body).await?;
+    let request: ScoreRequest = body::json(&app, asker.0.0, body).await?;
     if request.top > TOP_MAX {
         let message = format!("`top` must be from 0 to {TOP_MAX}, not {}", request.top);
         return Err(Failure::bad_field("top", message));

@@ -108,7 +108,7 @@ pub async fn create(
     (Extension(peer), Extension(id)): reply::Asker,
     body: Body,
 ) -> Result<Response, OpenAiFailure> {
-    let request = ChatCompletion::read(body::json(&app, body).await?)?;
+    let request = ChatCompletion::read(body::json(&app, peer, body).await?)?;
     let entry = app.entry(request.model.as_deref())?;
     let order = Order {
         id: id.0,

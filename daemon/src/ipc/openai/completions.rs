@@ -32,7 +32,7 @@ pub async fn create(
     (Extension(peer), Extension(id)): reply::Asker,
     body: Body,
 ) -> Result<Response, OpenAiFailure> {
-    let request = Completion::read(body::json(&app, body).await?)?;
+    let request = Completion::read(body::json(&app, peer, body).await?)?;
     let entry = app.entry(request.model.as_deref())?;
     let mut orders: VecDeque<Order> = VecDeque::new();
     for prompt in request.prompts {
