@@ -3,168 +3,208 @@
 //! Invariant: where nobody else computes, nothing here changes what a thread does. Threads that wake up for a moment now
 //! and then, such as those that read the answers, do not count: resting for them costs far more than they take.
 //!
+//! Workers keep off the caller's core: woken there they would take it from the caller, which then waits for them, and
+//! the kernel leaves two threads that take turns on one core while another program has the other core alone.
+//!
 //! A worker that loses its core inside a piece holds everybody up until it gets the core back, which takes
-//! milliseconds. So a worker that keeps losing its core works in short bursts for a while and rests in between for as long,
-//! after a whole piece, where the others can go on without it; the other program then has no reason to take the core at
-//! a bad time. Meanwhile the worker keeps off the caller's core, which would only move the trouble there.
+//! milliseconds. So a worker that keeps losing its core works in short bursts for a while and rests after each for a
+//! little longer, outside of runs, where the others can go on without it; the other program then has no reason to take the
+//! core at a bad time. The caller cannot rest. If it is the one that loses its core, it goes to a worker's core that
+//! nobody else wants; if there is none, workers do not rest either, since what they would leave to others they would lose
+//! again while the caller is off.
 //!
 //! In a virtual machine cores also stand still because the host took them. No rest helps against that, so what counts is
-//! the time for which the kernel let another thread go first, not all the time that passed.
+//! the time for which the kernel let another thread go first. Where a kernel does not tell, nothing is done.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 /// How long a worker works without a rest while others want its core: shorter than a tick of any kernel, since at
-/// ticks cores are taken away. Rests are as long.
+/// ticks cores are taken away.
 const BURST: Duration = Duration::from_millis(1);
+
+/// How long it rests then: long enough that it has used less than its share, so that it need not wait when it wakes up.
+const REST: Duration = Duration::from_micros(1200);
 
 /// How long it goes on so after it lost its core: at first, and at most. Then it tries to work without rests. Each try
 /// that fails doubles the time to the next.
 const COURTEOUS_MIN: Duration = Duration::from_millis(500);
 const COURTEOUS_MAX: Duration = Duration::from_secs(8);
 
-/// A time between two looks at the clock that makes it worth asking whether the core was lost.
-const GAP: Duration = Duration::from_millis(1);
+/// Time between two looks at what the kernel counts, and what is worth noting of it.
+const LOOK: Duration = Duration::from_millis(1);
+const NOTED: Duration = Duration::from_micros(500);
+
+/// Out of work for so long, a worker may have slept.
+const NAP: Duration = Duration::from_micros(100);
 
 /// What a worker loses while it works for about [`WINDOW`], where it shares its core: who computes takes half of it, in
 /// slices of 3 to 4 ms mostly; who only reads and writes takes a few hundredths. More than one slice, since the caller
 /// itself takes one now and then, when both begin on the same core.
 const LOST: Duration = Duration::from_millis(6);
 
-/// Over how long losses are counted, and how much of it, in percent, means that the caller's own core is as
-/// crowded as the workers'. Then resting helps nobody: workers have their rests when the caller is off.
+/// Over how much work losses are counted.
 const WINDOW: Duration = Duration::from_millis(100);
-const CROWDED_PERCENT: u32 = 45;
 
-/// Tells time that a thread was ready but not running.
-struct Clock {
-    wall: Instant,
-    cpu: Duration,
-    waited: Option<Duration>,
+/// What the caller may lose of its time, in percent, before it looks for another core, and before it counts as crowded.
+const CALLER_MOVES: u32 = 10;
+const CALLER_CROWDED: u32 = 25;
+
+/// No core.
+const NONE: usize = usize::MAX;
+
+/// What the threads of a pool tell each other.
+pub(super) struct Crowd {
+    caller_core: AtomicUsize,
+    /// Others want the caller's core as well.
+    crowded: AtomicBool,
+    /// A worker's core that nobody else wants.
+    calm_core: AtomicUsize,
 }
 
-impl Clock {
-    fn new() -> Clock {
-        Clock {
-            wall: Instant::now(),
-            cpu: cpu_time(),
-            waited: waited(),
+impl Crowd {
+    pub(super) fn new() -> Crowd {
+        Crowd {
+            caller_core: AtomicUsize::new(NONE),
+            crowded: AtomicBool::new(false),
+            calm_core: AtomicUsize::new(NONE),
         }
-    }
-
-    /// Time lost since the last look, if it is much. The thread must not have slept since; see `slept`.
-    fn lost(&mut self, now: Instant) -> Option<Duration> {
-        let wall = now - self.wall;
-        if wall < GAP {
-            return None;
-        }
-        let cpu = cpu_time();
-        let passed = wall.saturating_sub(cpu.saturating_sub(self.cpu));
-        let waited = waited();
-        let lost = match (self.waited, waited) {
-            (Some(before), Some(now)) => passed.min(now.saturating_sub(before)),
-            _ => passed,
-        };
-        (self.wall, self.cpu, self.waited) = (now, cpu, waited);
-        (lost > GAP / 2).then_some(lost)
-    }
-
-    /// Forgets the time before `now`.
-    fn slept(&mut self, now: Instant) {
-        (self.wall, self.cpu, self.waited) = (now, cpu_time(), waited());
     }
 }
 
 thread_local! {
-    static SCHEDSTAT: Option<File> = File::open("/proc/thread-self/schedstat").ok();
+    static METER: RefCell<Meter> = RefCell::new(Meter::new());
 }
 
-/// How long this thread has stood in the queue for a core since it began; `None` if this kernel does not count that.
-fn waited() -> Option<Duration> {
-    let mut text = [0; 80];
-    let len = SCHEDSTAT.with(|file| file.as_ref()?.read_at(&mut text, 0).ok())?;
-    // Nanoseconds on a core, nanoseconds in the queue, times on a core.
-    let mut fields = std::str::from_utf8(text.get(..len)?).ok()?.split_whitespace();
-    Some(Duration::from_nanos(fields.nth(1)?.parse().ok()?))
+/// What the kernel counts for one thread.
+struct Meter {
+    schedstat: Option<File>,
+    seen: Times,
 }
 
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        time.tv_sec.try_into().unwrap_or(0),
-        time.tv_nsec.try_into().unwrap_or(0),
-    )
+#[derive(Clone, Copy, Default)]
+struct Times {
+    /// On a core.
+    ran: Duration,
+    /// Ready, while another thread had the core.
+    waited: Duration,
+}
+
+impl Meter {
+    fn new() -> Meter {
+        let mut meter = Meter {
+            schedstat: File::open("/proc/thread-self/schedstat").ok(),
+            seen: Times::default(),
+        };
+        meter.since_last();
+        meter
+    }
+
+    /// Since the last look; `None` if this kernel does not count.
+    fn since_last(&mut self) -> Option<Times> {
+        let mut text = [0; 80];
+        let len = self.schedstat.as_ref()?.read_at(&mut text, 0).ok()?;
+        // Nanoseconds on a core, nanoseconds in the queue, times on a core.
+        let mut fields = std::str::from_utf8(text.get(..len)?).ok()?.split_whitespace();
+        let mut next = || Some(Duration::from_nanos(fields.next()?.parse().ok()?));
+        let now = Times {
+            ran: next()?,
+            waited: next()?,
+        };
+        let before = std::mem::replace(&mut self.seen, now);
+        Some(Times {
+            ran: now.ran.saturating_sub(before.ran),
+            waited: now.waited.saturating_sub(before.waited),
+        })
+    }
 }
 
 /// One worker's manners.
 pub(super) struct Worker {
-    clock: Clock,
+    looked: Instant,
+    /// When it last left a run, and began to work after a rest.
+    left: Instant,
+    began: Instant,
     /// Until when it works in bursts.
     until: Option<Instant>,
     courteous: Duration,
     /// Of late.
     worked: Duration,
     lost: Duration,
-    /// Work that no rest made up for yet.
-    debt: Duration,
-    last: Instant,
-    /// The cores it may use, and the one of them that it keeps off.
-    cores: Option<CpuSet>,
-    off: Option<usize>,
+    place: Place,
 }
 
 impl Worker {
-    /// Called on the worker's own thread.
     pub(super) fn new() -> Worker {
-        let clock = Clock::new();
+        let now = Instant::now();
         Worker {
-            last: clock.wall,
-            clock,
+            looked: now,
+            left: now,
+            began: now,
             until: None,
             courteous: COURTEOUS_MIN,
             worked: Duration::ZERO,
             lost: Duration::ZERO,
-            debt: Duration::ZERO,
-            cores: sched_getaffinity(None).ok(),
-            off: None,
+            place: Place::default(),
         }
     }
 
-    /// Before a run. True: the worker has rested instead, and should look anew.
-    pub(super) fn rests(&mut self, caller_core: usize, crowded: bool) -> bool {
-        let now = Instant::now();
-        let idle = now - self.last;
-        if idle > GAP / 10 {
-            self.clock.slept(now);
+    /// Before a run.
+    pub(super) fn starts(&mut self, crowd: &Crowd) {
+        if self.left.elapsed() > NAP {
+            // What it took to wake up says little: a core that was idle wakes up late on a busy host.
+            METER.with_borrow_mut(Meter::since_last);
         }
-        self.debt = self.debt.saturating_sub(idle);
-        self.last = now;
-        if crowded || !self.is_courteous(now) {
-            self.keep_off(None);
-            return false;
-        }
-        self.keep_off(Some(caller_core));
-        if self.debt <= BURST {
-            return false;
-        }
-        thread::sleep(self.debt.min(2 * BURST));
-        true
+        self.place.keep_off(crowd.caller_core.load(Ordering::Relaxed));
     }
 
     /// After a piece: whether to take another.
-    pub(super) fn goes_on(&mut self, crowded: bool) -> bool {
+    pub(super) fn goes_on(&mut self, crowd: &Crowd) -> bool {
         let now = Instant::now();
-        let took = now - self.last;
-        self.debt += took;
-        self.last = now;
-        self.worked += took;
-        let lost = self.clock.lost(now).unwrap_or_default();
-        self.lost += lost;
+        if now - self.looked < LOOK {
+            return true;
+        }
+        self.looked = now;
+        if let Some(times) = METER.with_borrow_mut(Meter::since_last) {
+            self.notes(&times, now);
+        }
+        let calm = !self.is_courteous(now) && self.lost < self.worked / 10;
+        let core = if calm { sched_getcpu() } else { NONE };
+        crowd.calm_core.store(core, Ordering::Relaxed);
+        !self.wants_rest(crowd, now)
+    }
+
+    /// After a run.
+    pub(super) fn ends(&mut self, crowd: &Crowd) {
+        let now = Instant::now();
+        self.left = now;
+        if self.wants_rest(crowd, now) {
+            thread::sleep(REST);
+            self.began = Instant::now();
+        } else if !self.is_courteous(now) {
+            self.began = now;
+        }
+    }
+
+    fn wants_rest(&self, crowd: &Crowd, now: Instant) -> bool {
+        self.is_courteous(now) && now - self.began >= BURST && !crowd.crowded.load(Ordering::Relaxed)
+    }
+
+    fn is_courteous(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    fn notes(&mut self, times: &Times, now: Instant) {
+        self.worked += times.ran;
+        if times.waited > NOTED {
+            self.lost += times.waited;
+        }
         if self.lost > self.bearable(now) {
             (self.worked, self.lost) = (Duration::ZERO, Duration::ZERO);
             self.loses(now);
@@ -172,18 +212,13 @@ impl Worker {
             self.worked /= 2;
             self.lost /= 2;
         }
-        crowded || self.debt <= BURST || !self.is_courteous(now)
-    }
-
-    fn is_courteous(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until)
     }
 
     /// What it may lose and think nothing of it.
     fn bearable(&self, now: Instant) -> Duration {
         match self.until {
             Some(until) if now < until => Duration::ZERO,
-            Some(until) if now - until < self.courteous => GAP,
+            Some(until) if now - until < self.courteous => LOOK,
             _ => LOST,
         }
     }
@@ -196,62 +231,194 @@ impl Worker {
         }
         self.until = Some(now + self.courteous);
     }
+}
 
-    fn keep_off(&mut self, core: Option<usize>) {
-        if self.off == core {
+/// The cores that a worker may use.
+#[derive(Default)]
+struct Place {
+    off: Option<usize>,
+    /// All that it had, and what it has been left.
+    all: Option<CpuSet>,
+    left: Option<CpuSet>,
+}
+
+impl Place {
+    fn keep_off(&mut self, core: usize) {
+        if self.off == Some(core) {
             return;
         }
-        let Some(mut cores) = self.cores else { return };
-        if let Some(core) = core {
-            cores.unset(core);
+        self.off = Some(core);
+        let Ok(now) = sched_getaffinity(None) else { return };
+        if self.left != Some(now) {
+            // Somebody gave this thread other cores since.
+            self.all = Some(now);
+        }
+        let mut left = self.all.unwrap_or(now);
+        if core < CpuSet::MAX_CPU {
+            left.unset(core);
         }
         // Refused where it would leave no core: then the worker stays where it may be.
-        if sched_setaffinity(None, &cores).is_ok() {
-            self.off = core;
+        if sched_setaffinity(None, &left).is_ok() {
+            self.left = Some(left);
         }
     }
 }
 
 /// How crowded the caller's core is.
 pub(super) struct Caller {
-    clock: Clock,
-    since: Instant,
-    lost: Duration,
+    looked: Instant,
+    /// On its core or waiting for it, of late; and waiting.
     worked: Duration,
-    pub(super) crowded: bool,
+    lost: Duration,
 }
 
 impl Caller {
     pub(super) fn new() -> Caller {
-        let clock = Clock::new();
         Caller {
-            since: clock.wall,
-            clock,
-            lost: Duration::ZERO,
+            looked: Instant::now(),
             worked: Duration::ZERO,
-            crowded: false,
+            lost: Duration::ZERO,
         }
     }
 
     /// Before a run.
-    pub(super) fn starts(&mut self) {
-        let now = Instant::now();
-        if now - self.since > GAP / 10 {
-            self.clock.slept(now);
-        }
-        self.since = now;
+    pub(super) fn starts(&mut self, crowd: &Crowd) {
+        crowd.caller_core.store(sched_getcpu(), Ordering::Relaxed);
     }
 
     /// When no pieces are left to take.
-    pub(super) fn ends(&mut self) {
+    pub(super) fn ends(&mut self, crowd: &Crowd) {
         let now = Instant::now();
-        self.worked += now - self.since;
-        self.since = now;
-        self.lost += self.clock.lost(now).unwrap_or_default();
-        if self.worked > WINDOW {
-            self.crowded = self.lost * 100 > self.worked * CROWDED_PERCENT;
+        if now - self.looked < WINDOW / 10 {
+            return;
+        }
+        self.looked = now;
+        let Some(times) = METER.with_borrow_mut(Meter::since_last) else {
+            return;
+        };
+        self.lost += times.waited;
+        self.worked += times.waited + times.ran;
+        if self.worked > WINDOW / 2 {
+            let crowded = self.lost * 100 > self.worked * CALLER_CROWDED;
+            crowd.crowded.store(crowded, Ordering::Relaxed);
+            if self.lost * 100 > self.worked * CALLER_MOVES {
+                go_to(crowd.calm_core.load(Ordering::Relaxed));
+            }
             self.lost /= 2;
             self.worked /= 2;
         }
+    }
+}
+
+/// Moves this thread to a core, if it may be there. It stays free to leave.
+fn go_to(core: usize) {
+    let Ok(all) = sched_getaffinity(None) else { return };
+    if core >= CpuSet::MAX_CPU || !all.is_set(core) || core == sched_getcpu() {
+        return;
+    }
+    let mut there = CpuSet::new();
+    there.set(core);
+    if sched_setaffinity(None, &there).is_ok() {
+        // If this fails the thread is left one core of those that it had, where it now works best.
+        let _ = sched_setaffinity(None, &all);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Works from `now` on for `ms` milliseconds, `lost` of each three being lost if the worker does not rest. Returns
+    /// the time after it and how long it rested.
+    fn works(
+        worker: &mut Worker,
+        crowd: &Crowd,
+        mut now: Instant,
+        ms: u32,
+        lost: Duration,
+    ) -> (Instant, Duration) {
+        let mut rested = Duration::ZERO;
+        let end = now + ms * MS;
+        while now < end {
+            now += 3 * MS;
+            let waited = if worker.is_courteous(now) {
+                Duration::ZERO
+            } else {
+                lost
+            };
+            worker.notes(
+                &Times {
+                    ran: 3 * MS - waited,
+                    waited,
+                },
+                now,
+            );
+            if worker.wants_rest(crowd, now) {
+                now += REST;
+                rested += REST;
+                worker.began = now;
+            } else if !worker.is_courteous(now) {
+                worker.began = now;
+            }
+        }
+        (now, rested)
+    }
+
+    #[test]
+    fn a_worker_rests_while_others_want_its_core_and_tries_less_and_less_often() {
+        let crowd = Crowd::new();
+        let mut worker = Worker::new();
+        let (now, rested) = works(&mut worker, &crowd, Instant::now(), 300, Duration::ZERO);
+        assert_eq!(rested, Duration::ZERO);
+        let (now, rested) = works(&mut worker, &crowd, now, 20_000, 2 * MS);
+        assert!(rested > 4000 * MS, "{rested:?}");
+        assert_eq!(worker.courteous, COURTEOUS_MAX);
+        // It takes a last rest of 8 s and a try to learn that the other is gone.
+        let (now, _) = works(&mut worker, &crowd, now, 17_000, Duration::ZERO);
+        let (_, rested) = works(&mut worker, &crowd, now, 1000, Duration::ZERO);
+        assert_eq!(rested, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_worker_ignores_moments_and_rests_not_where_the_caller_has_no_core_either() {
+        let crowd = Crowd::new();
+        let mut worker = Worker::new();
+        let (now, rested) = works(&mut worker, &crowd, Instant::now(), 5000, NOTED);
+        assert_eq!(rested, Duration::ZERO);
+        crowd.crowded.store(true, Ordering::Relaxed);
+        let (_, rested) = works(&mut worker, &crowd, now, 5000, 2 * MS);
+        assert_eq!(rested, Duration::ZERO);
+        assert!(worker.until.is_some());
+    }
+
+    #[test]
+    fn a_place_comes_back_when_the_caller_leaves_it() {
+        thread::spawn(|| {
+            let Ok(all) = sched_getaffinity(None) else { return };
+            let mine = (0..CpuSet::MAX_CPU)
+                .filter(|&core| all.is_set(core))
+                .collect::<Vec<_>>();
+            let [first, second, ..] = mine[..] else { return };
+            let mut place = Place::default();
+            for core in [first, second, NONE] {
+                place.keep_off(core);
+                let now = sched_getaffinity(None).unwrap();
+                for &each in &mine {
+                    assert_eq!(now.is_set(each), each != core);
+                }
+            }
+            // The kernel may take it away again at once, but not every time.
+            let came = (0..100).any(|_| {
+                go_to(if sched_getcpu() == first { second } else { first });
+                let to = sched_getcpu();
+                go_to(if to == first { second } else { first });
+                sched_getcpu() != to
+            });
+            assert!(came && sched_getaffinity(None) == Ok(all));
+        })
+        .join()
+        .unwrap();
     }
 }

@@ -17,11 +17,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use rustix::thread::sched_getcpu;
-
 use crate::isa::Isa;
 use crate::simd::Level;
-use courtesy::{Caller, Worker};
+use courtesy::{Caller, Crowd, Worker};
 
 /// How long a worker looks for the next run before it sleeps, and a caller for its last piece. About the gap between
 /// two kernels of a step, which the engine fills with serial work.
@@ -58,9 +56,7 @@ struct Shared {
     job: UnsafeCell<Job>,
     sleeping: AtomicUsize,
     caller_sleeps: AtomicBool,
-    /// Where the caller of the run works, and whether others want its core.
-    caller_core: AtomicUsize,
-    crowded: AtomicBool,
+    crowd: Crowd,
     quit: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     lock: Mutex<()>,
@@ -103,8 +99,7 @@ impl Pool {
             }),
             sleeping: AtomicUsize::new(0),
             caller_sleeps: AtomicBool::new(false),
-            caller_core: AtomicUsize::new(0),
-            crowded: AtomicBool::new(false),
+            crowd: Crowd::new(),
             quit: AtomicBool::new(false),
             panic: Mutex::new(None),
             lock: Mutex::new(()),
@@ -152,9 +147,7 @@ impl Pool {
             return;
         }
         let mut caller = held(&self.turn);
-        caller.starts();
-        self.shared.caller_core.store(sched_getcpu(), Ordering::Relaxed);
-        self.shared.crowded.store(caller.crowded, Ordering::Relaxed);
+        caller.starts(&self.shared.crowd);
         // SAFETY: only the lifetime is changed. `close` below returns when no worker is inside the run, and workers
         // use the pointer only inside; nothing between here and there unwinds, since `take_pieces` catches.
         let piece: *const Piece = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), _>(f) };
@@ -163,7 +156,7 @@ impl Pool {
             piece: Some(piece),
         });
         self.shared.take_pieces(pieces, f, &mut || true);
-        caller.ends();
+        caller.ends(&self.shared.crowd);
         self.shared.close();
         let panic = held(&self.shared.panic).take();
         drop(caller);
@@ -249,10 +242,7 @@ impl Shared {
         let mut seen = 0;
         let mut worker = Worker::new();
         while let Some(number) = self.await_run(seen) {
-            let core = self.caller_core.load(Ordering::Relaxed);
-            if worker.rests(core, self.crowded.load(Ordering::Relaxed)) {
-                continue;
-            }
+            worker.starts(&self.crowd);
             seen = number;
             if !self.enter(number) {
                 continue;
@@ -262,14 +252,14 @@ impl Shared {
             if let Some(piece) = job.piece {
                 // SAFETY: as above: the caller of `run` waits for us before the closure goes.
                 let piece = unsafe { &*piece };
-                let crowded = self.crowded.load(Ordering::Relaxed);
-                self.take_pieces(job.pieces, piece, &mut || worker.goes_on(crowded));
+                self.take_pieces(job.pieces, piece, &mut || worker.goes_on(&self.crowd));
             }
             let left = self.state.fetch_sub(1, Ordering::SeqCst) - 1;
             if left & (OPEN | INSIDE) == 0 && self.caller_sleeps.load(Ordering::SeqCst) {
                 drop(held(&self.lock));
                 self.finished.notify_one();
             }
+            worker.ends(&self.crowd);
         }
     }
 
