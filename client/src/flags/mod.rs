@@ -149,11 +149,26 @@ pub struct ChatFlags {
     pub sampling: SamplingFlags,
 }
 
-/// `hyp load` and `hyp unload`.
+/// A variable of a script that was never set is no name.
+fn model_name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("give a model's name, as hyp models shows it".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+fn job_id(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("give a request's id, as hyp ps shows it".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// `hyp load`, `hyp unload` and `hyp delete`.
 #[derive(Clone, Debug, Args)]
 pub struct NameFlags {
     /// The model
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = model_name)]
     pub name: String,
 }
 
@@ -172,7 +187,7 @@ pub struct InstallFlags {
 #[derive(Clone, Debug, Args)]
 pub struct ShowFlags {
     /// The model
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = model_name)]
     pub name: String,
     /// Print its chat template alone; not with --json
     #[arg(long, conflicts_with = "json")]
@@ -245,7 +260,7 @@ pub struct BenchFlags {
 #[derive(Clone, Debug, Args)]
 pub struct CancelFlags {
     /// The request's id, as hyp ps shows it
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job_id)]
     pub job: String,
 }
 
@@ -329,6 +344,21 @@ mod tests {
             ),
         ] {
             assert!(said(args).contains(words), "{}", said(args));
+        }
+    }
+
+    #[test]
+    fn empty_names_are_no_names() {
+        for (args, words) in [
+            (&["hyp", "cancel", ""][..], "as hyp ps shows it"),
+            (&["hyp", "delete", "--", ""], "as hyp models shows it"),
+            (&["hyp", "load", " "], "as hyp models shows it"),
+            (&["hyp", "unload", ""], "as hyp models shows it"),
+            (&["hyp", "show", ""], "as hyp models shows it"),
+        ] {
+            let error = Flags::try_parse_from(args).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(words), "{error}");
         }
     }
 

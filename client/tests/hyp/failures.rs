@@ -35,6 +35,28 @@ fn every_error_has_its_exit_code() {
 }
 
 #[test]
+fn help_that_cannot_be_written_is_a_failure() {
+    let home = Home::new();
+    for args in [
+        &["--version"][..],
+        &["--help"],
+        &["ask", "--help"],
+        &["help"],
+        &["man"],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = home.hyp(args).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let said = text(&output.stderr);
+        assert!(
+            said.starts_with("hyp: cannot write the output"),
+            "{args:?}: {said}"
+        );
+        assert_eq!(home.hyp(args).output().unwrap().status.code(), Some(0));
+    }
+}
+
+#[test]
 fn an_answer_that_fails_on_the_way() {
     let home = Home::new();
     let _fake = home.serve(|_, peer| {
