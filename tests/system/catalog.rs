@@ -124,6 +124,15 @@ fn symbolic_links_are_followed_and_dangling_or_circular_ones_do_no_harm() {
     fixtures::install(&fixtures::tiny_folder(), &outside, "real-hf");
     symlink(daemon.models(), daemon.models().join("round")).unwrap();
     symlink("/nonexistent/x.gguf", daemon.models().join("dangling.gguf")).unwrap();
+    symlink("b.gguf", daemon.models().join("a.gguf")).unwrap();
+    symlink("a.gguf", daemon.models().join("b.gguf")).unwrap();
+    for (name, why) in [
+        ("dangling", "x.gguf, which is not there"),
+        ("a", "a loop of links"),
+    ] {
+        let reason = broken(&daemon, name);
+        assert!(reason.contains(why), "{reason}");
+    }
     symlink(outside.join("real.gguf"), daemon.models().join("file.gguf")).unwrap();
     symlink(outside.join("real-hf"), daemon.models().join("folder")).unwrap();
     for name in ["file", "folder"] {

@@ -249,6 +249,8 @@ fn wrong_fields_and_values_are_named() {
         let said = format!("{} {}", error["message"], error["field"]);
         assert!(said.contains(word), "{body}: {error}");
     }
+    let error = generate(json!({"model": "tiny", "prompt": "x", "sampling": {"stop": ["a", ""]}})).error(400);
+    assert_eq!(error["message"], "`stop` must not have an empty string in it");
     let error = generate(json!({"model": "nobody", "prompt": "x"})).error(404);
     assert_eq!(error["code"], "model_not_found");
     let error = generate(json!({"model": "plain", "prompt": "text"})).error(400);

@@ -83,6 +83,7 @@ pub fn waiting_for(event: &Event) -> Option<String> {
         }
         Event::Queued { ahead: 0 } => Some("waiting: next in line".to_owned()),
         Event::Queued { ahead } => Some(format!("waiting: {ahead} ahead")),
+        Event::Started { prompt_tokens: 1, .. } => Some("reading the prompt (1 token)".to_owned()),
         Event::Started { prompt_tokens, .. } => Some(format!("reading the prompt ({prompt_tokens} tokens)")),
         Event::Prompt(_) | Event::Token(_) | Event::Done { .. } | Event::Error(_) => None,
     }
@@ -106,6 +107,13 @@ mod tests {
         );
         assert_eq!(said(loading(LoadStage::Opening, None)), "loading m: opening");
         assert_eq!(said(Event::Queued { ahead: 3 }), "waiting: 3 ahead");
+        let started = |prompt_tokens| Event::Started {
+            id: String::new(),
+            model: String::new(),
+            prompt_tokens,
+        };
+        assert_eq!(said(started(1)), "reading the prompt (1 token)");
+        assert_eq!(said(started(2)), "reading the prompt (2 tokens)");
         assert_eq!(waiting_for(&Event::Token(Default::default())), None);
     }
 }

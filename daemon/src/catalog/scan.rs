@@ -2,6 +2,7 @@
 //! without going round in circles, and its work is bounded.
 use super::entry::{Identity, modified};
 use super::names;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -133,7 +134,7 @@ impl Walk<'_> {
             let path = entry.path();
             match fs::metadata(&path) {
                 Ok(metadata) => items.push(Item { path, metadata }),
-                Err(_) => self.dangling(&path),
+                Err(error) => self.dangling(&path, &error),
             }
         }
         items.sort_by(|a, b| a.path.cmp(&b.path));
@@ -252,11 +253,18 @@ impl Walk<'_> {
         }
     }
 
-    fn dangling(&mut self, path: &Path) {
+    fn dangling(&mut self, path: &Path, error: &std::io::Error) {
         let (true, Ok(target)) = (ends_with(path, ".gguf"), fs::read_link(path)) else {
             return;
         };
         let Some(name) = self.name(path) else { return };
+        let why = if error.kind() == std::io::ErrorKind::NotFound {
+            "which is not there".to_owned()
+        } else if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
+            "which leads back to it: a loop of links".to_owned()
+        } else {
+            format!("which cannot be read: {error}")
+        };
         self.found.candidates.push(Candidate {
             name,
             path: path.to_owned(),
@@ -266,10 +274,7 @@ impl Walk<'_> {
             bytes: 0,
             modified: SystemTime::UNIX_EPOCH,
             starter: self.root.starter,
-            broken: Some(format!(
-                "it is a link to {}, which is not there",
-                target.display()
-            )),
+            broken: Some(format!("it is a link to {}, {why}", target.display())),
         });
     }
 }

@@ -118,18 +118,18 @@ impl SamplingParams {
         if self.stop.len() > STOPS_MAX {
             return Err(invalid(
                 "stop",
-                format!("at most {STOPS_MAX} stop strings, got {}", self.stop.len()),
+                format!("takes {STOPS_MAX} strings at most, got {}", self.stop.len()),
             ));
         }
         if self.stop.iter().any(String::is_empty) {
-            return Err(invalid("stop", "a stop string must not be empty"));
+            return Err(invalid("stop", "must not have an empty string in it"));
         }
         if let Some(long) = self.stop.iter().find(|stop| stop.len() > STOP_BYTES_MAX) {
             // Each token's text is compared with all of them, between the tokens of everybody.
             return Err(invalid(
                 "stop",
                 format!(
-                    "a stop string has {STOP_BYTES_MAX} bytes at most, got {}",
+                    "takes strings of {STOP_BYTES_MAX} bytes at most, got one of {}",
                     long.len()
                 ),
             ));
@@ -137,7 +137,7 @@ impl SamplingParams {
         match self.logprobs {
             Some(n) if n > LOGPROBS_MAX => Err(invalid(
                 "logprobs",
-                format!("at most {LOGPROBS_MAX} alternatives, got {n}"),
+                format!("takes {LOGPROBS_MAX} alternatives at most, got {n}"),
             )),
             _ => Ok(()),
         }

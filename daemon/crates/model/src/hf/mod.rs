@@ -163,10 +163,23 @@ impl Folder {
             config_json,
             generation_config: read_json(folder, "generation_config.json", CONFIG_BYTES_MAX)?,
             tensors,
-            tokenizer: Some(folder.join(TOKENIZER)).filter(|path| path.is_file()),
+            tokenizer: tokenizer_in(folder)?,
             tokenizer_config,
             template,
         })
+    }
+}
+
+/// A pipe or a folder in its place is said, not passed over as if there were none.
+fn tokenizer_in(folder: &Path) -> Result<Option<PathBuf>, HfError> {
+    let path = folder.join(TOKENIZER);
+    match path.metadata() {
+        Ok(metadata) if !metadata.is_file() => Err(HfError::Map {
+            file: TOKENIZER.to_owned(),
+            source: MapError::NotAFile,
+        }),
+        Ok(_) => Ok(Some(path)),
+        Err(_) => Ok(None),
     }
 }
 

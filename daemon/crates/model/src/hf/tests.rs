@@ -57,6 +57,26 @@ fn every_architecture_opens() {
 }
 
 #[test]
+fn a_pipe_or_folder_in_place_of_a_file_is_named() {
+    for file in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "config.json",
+        "model.safetensors",
+    ] {
+        let folder = hf_folder("qwen3");
+        let path = folder.path().join(file);
+        let _ = std::fs::remove_file(&path);
+        std::fs::create_dir(&path).unwrap();
+        says(folder.path(), &format!("{file} is not a regular file"));
+        std::fs::remove_dir(&path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        says(folder.path(), &format!("{file} is not a regular file"));
+    }
+}
+
+#[test]
 fn windows_follow_the_rule_of_the_architecture() {
     let windows = |arch, change: &dyn Fn(&mut Value)| {
         ModelFile::open(with_config(arch, change).path())

@@ -26,7 +26,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
         path: path.display().to_string(),
         source,
     };
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let file = crate::map::open_regular(path).map_err(|error| failed(error.into()))?;
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too long, however long it says it is.
     file.take(JSON_BYTES_MAX + 1)
