@@ -71,6 +71,43 @@ test_a_change_of_the_configuration_survives_an_upgrade_that_restarts_it() {
     hyp --no-start ask hello
 }
 
+# Streams under way are told, who comes meanwhile gets an answer, and the new daemon goes on.
+test_an_upgrade_under_load_tells_streams_and_refuses_no_connection() {
+    install -o hyprstream -g hyprstream -m 644 /checkout/tests/golden/tiny/tiny.gguf /var/lib/hyprstream/models/
+    printf '%s\n' '[limits]' 'drain = "200ms"' >/etc/hyprstream/hyprstreamd.d/test.toml
+    systemctl restart $UNIT
+    until_true 15 hyp --no-start ask -m tiny --max-tokens 2 hello
+    before=$(pid)
+    # Their alternatives make them last longer than the upgrade.
+    for n in 1 2 3 4 5 6; do
+        curl -sSN --max-time 60 --unix-socket $SOCKET http://localhost/hyprstream/v1/generate \
+            -H 'content-type: application/json' \
+            -d '{"model":"tiny","prompt":"Once","sampling":{"ignore_eos":true,"max_tokens":60000,"logprobs":20}}' >/tmp/stream$n &
+    done
+    for n in 1 2 3 4 5 6; do until_true 10 grep -q '"token"' /tmp/stream$n; done
+    rm -f /tmp/upgraded /tmp/answers
+    while [ ! -e /tmp/upgraded ]; do
+        curl -sS --max-time 20 --unix-socket $SOCKET -o /dev/null -w '%{http_code} ' http://localhost/hyprstream/v1/status 2>&1
+        echo "exit $?"
+    done >/tmp/answers &
+    asking=$!
+    install_package
+    touch /tmp/upgraded
+    wait $asking
+    [ "$(pid)" != "$before" ]
+    # 503 is the daemon that goes; nothing else, and no connection without an answer.
+    lacks "$(sort /tmp/answers | uniq -c)" 'exit [1-9]'
+    [ -z "$(grep -vE '^(200|503) exit 0$' /tmp/answers)" ] || fail "$(sort /tmp/answers | uniq -c)"
+    [ "$(wc -l </tmp/answers)" -gt 20 ] || fail "too few asked: $(wc -l </tmp/answers)"
+    for n in 1 2 3 4 5 6; do
+        until_true 20 grep -q '"code":"stopping"' /tmp/stream$n
+        holds "$(tail -1 /tmp/stream$n)" '"event":"error".*"retry_ms":[1-9]'
+    done
+    hyp --no-start ask -m tiny --max-tokens 2 hello
+    rm /etc/hyprstream/hyprstreamd.d/test.toml /var/lib/hyprstream/models/tiny.gguf
+    systemctl restart $UNIT
+}
+
 test_an_upgrade_leaves_a_stopped_service_stopped() {
     systemctl stop $UNIT
     install_package

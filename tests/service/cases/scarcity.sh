@@ -6,6 +6,22 @@ DROP_IN=/run/systemd/system/$UNIT.d/test.conf
 mkdir -p "${DROP_IN%/*}"
 drop_in() { printf '%s\n' '[Service]' "$@" >"$DROP_IN" && systemctl daemon-reload; }
 
+test_the_memory_limits_of_the_unit_are_in_force() {
+    systemctl start $UNIT
+    total=$(awk '/^MemTotal:/ {printf "%.0f", $2 * 1024}' /proc/meminfo)
+    high=$(property MemoryHigh) max=$(property MemoryMax)
+    [[ $high =~ ^[0-9]+$ && $max =~ ^[0-9]+$ ]] || fail "not limited: MemoryHigh=$high, MemoryMax=$max"
+    # Shares of the machine, 85% and 95%.
+    ((high < max && max < total)) || fail "MemoryHigh=$high, MemoryMax=$max, of $total"
+    group=/sys/fs/cgroup/system.slice/$UNIT
+    [ -e $group/memory.high ] || skip "MemoryHigh= and MemoryMax= are set; the kernel was not asked whether they are in force, as this machine gives the lab no memory controller"
+    for pair in "$high memory.high" "$max memory.max"; do
+        # The kernel counts whole pages.
+        in_force=$(cat "$group/${pair#* }")
+        [ "$in_force" = $((${pair% *} / 4096 * 4096)) ] || fail "${pair#* } is $in_force, not ${pair% *}"
+    done
+}
+
 test_a_full_disk_for_state_and_cache_costs_no_answer() {
     systemctl start $UNIT
     systemctl stop $UNIT
