@@ -1,5 +1,6 @@
 //! Room for large bodies of requests from their first bytes until they are parsed. Invariant: all together, and those of one
-//! user, never hold more than their budgets; a single one always gets in, and small ones never wait.
+//! user, never count for more than their budgets; a user other than the superuser never has more than a share of all of it, and
+//! small ones never wait.
 use crate::errors::Failure;
 use crate::jobs::ROOT;
 use std::collections::HashMap;
@@ -49,20 +50,20 @@ impl Room {
         }))
     }
 
-    /// Waits for room, and for so long only. A body that is larger than a budget takes all of it.
+    /// Waits for room, and for so long only. A body that is larger than what its user may have counts as all of that.
     pub async fn take(&self, uid: u32, bytes: u64) -> Result<Held, Failure> {
         let until = Instant::now() + self.0.wait_max;
-        let user = match self.of(uid) {
-            None => None,
+        let (user, most) = match self.of(uid) {
+            None => (None, ALL_BYTES),
             Some(user) => {
                 let taking = user.acquire_many_owned(permits(bytes, USER_BYTES));
                 let Ok(Ok(taken)) = timeout_at(until, taking).await else {
                     return Err(full("your large requests fill", USER_BYTES, "one user may have"));
                 };
-                Some(taken)
+                (Some(taken), USER_BYTES)
             }
         };
-        let taking = Arc::clone(&self.0.all).acquire_many_owned(permits(bytes, ALL_BYTES));
+        let taking = Arc::clone(&self.0.all).acquire_many_owned(permits(bytes, most));
         let Ok(Ok(all)) = timeout_at(until, taking).await else {
             return Err(full("large requests of all users fill", ALL_BYTES, "there are"));
         };
@@ -117,6 +118,7 @@ mod tests {
             format!("more than {small} KiB share {user} MiB for each user"),
             format!("{} MiB in all", ALL_BYTES >> 20),
             format!("waits for {} seconds", WAIT_MAX.as_secs()),
+            format!("counts as {user} MiB"),
         ] {
             assert!(manual.contains(&line), "{line}");
         }
@@ -145,7 +147,24 @@ mod tests {
         assert_eq!(code(room.take(7, 8 * MIB).await), None);
         drop(held);
         let whole = room.take(7, 1 << 40).await;
-        assert!(whole.is_ok(), "one that is larger than the budget comes alone");
+        assert!(
+            whole.is_ok(),
+            "one that is larger than the budget counts as all of it"
+        );
+        assert_eq!(code(room.take(7, MIB).await), Some(ErrorCode::Busy));
+        let mut others = Vec::new();
+        for uid in [8, 9, 10] {
+            others.push(room.take(uid, 1 << 40).await.ok());
+        }
+        assert!(
+            others.iter().all(Option::is_some),
+            "one user took what is for all"
+        );
+        // Four of them fill it, and a fifth waits, who has nothing yet.
+        assert_eq!(code(room.take(11, MIB).await), Some(ErrorCode::Busy));
+        drop((whole, others));
+        let all = room.take(ROOT, 1 << 40).await;
+        assert!(all.is_ok());
         assert_eq!(code(room.take(8, MIB).await), Some(ErrorCode::Busy));
     }
 
