@@ -18,11 +18,14 @@ pub const CODES: [(u8, &str); 10] = [
         3,
         "No daemon: none answers and none could be started, it is stopping, or it closed the connection.",
     ),
-    (4, "Busy: the daemon's queue is full. Try again later."),
+    (
+        4,
+        "Busy: the daemon has too much at work, or this user has. Try again later.",
+    ),
     (5, "No model has this name."),
     (
         6,
-        "The model cannot be used: it is broken, too large for the memory, or lacks what the command needs.",
+        "The model cannot be used: it is broken, too large for the memory or the disk, or lacks what the command needs.",
     ),
     (
         7,

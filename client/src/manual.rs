@@ -149,6 +149,10 @@ fn push_command(page: &mut String, sub: &clap::Command) -> io::Result<()> {
         let _ = writeln!(page, "{}.", escape(&about.to_string()));
     }
     page.push_str(&part(|bytes| man.render_options_section(bytes))?);
+    if let Some(more) = own.get_after_help() {
+        page.push_str(".PP\n");
+        paragraphs(page, &more.to_string());
+    }
     if own.get_name() == "chat" {
         page.push_str(".PP\n");
         paragraphs(page, CHAT);

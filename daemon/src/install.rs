@@ -1,5 +1,6 @@
 //! Puts models into the models folder and takes them out. Invariant: a model appears there whole and checked, by a rename
-//! that overwrites nothing, and what did not get so far leaves no file or folder behind.
+//! that overwrites nothing, and an install that fails leaves no file or folder behind. Of a daemon that is killed the next start
+//! takes the file away; folders that were made for it may stay, empty.
 mod part;
 mod source;
 mod sweep;
@@ -355,6 +356,8 @@ mod tests {
             ".hidden",
             "a/.b",
             "a\nb",
+            " ",
+            " .gguf",
             "a/b/c/d/e",
             &"x".repeat(300),
         ] {

@@ -87,6 +87,7 @@ pub enum Command {
     /// Tell how likely a text is to a model
     Score(ScoreFlags),
     /// Measure how fast a model is here
+    #[command(after_help = "It unloads and loads the model, which takes the right to manage models.")]
     Bench(BenchFlags),
     /// Stop a running request
     Cancel(CancelFlags),
@@ -105,7 +106,7 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct ModelFlag {
     /// Use this model (a unique beginning of its name will do)
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", value_parser = model_name)]
     pub model: Option<String>,
 }
 
@@ -157,6 +158,13 @@ fn model_name(text: &str) -> Result<String, String> {
     }
 }
 
+fn new_name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("give the model a name, or leave it out to take the file's".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
 fn job_id(text: &str) -> Result<String, String> {
     match text.trim() {
         "" => Err("give a request's id, as hyp ps shows it".to_owned()),
@@ -179,7 +187,7 @@ pub struct InstallFlags {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// The model's name; without it, the file's
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = new_name)]
     pub name: Option<String>,
 }
 
@@ -355,6 +363,10 @@ mod tests {
             (&["hyp", "load", " "], "as hyp models shows it"),
             (&["hyp", "unload", ""], "as hyp models shows it"),
             (&["hyp", "show", ""], "as hyp models shows it"),
+            (&["hyp", "ask", "-m", "", "hi"], "as hyp models shows it"),
+            (&["hyp", "bench", "--model", "\u{a0}"], "as hyp models shows it"),
+            (&["hyp", "install", "m.gguf", ""], "or leave it out"),
+            (&["hyp", "install", "m.gguf", " \t"], "or leave it out"),
         ] {
             let error = Flags::try_parse_from(args).unwrap_err();
             assert_eq!(error.exit_code(), 2);

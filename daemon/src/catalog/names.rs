@@ -23,7 +23,7 @@ pub fn from_path(below: &Path) -> Result<String, &'static str> {
     if name.chars().any(is_steering) {
         return Err("its name has control characters, or ones that turn the direction of text");
     }
-    if name.is_empty() || name.ends_with('/') || name.len() > NAME_BYTES_MAX {
+    if name.trim().is_empty() || name.ends_with('/') || name.len() > NAME_BYTES_MAX {
         return Err("its name is empty or too long");
     }
     Ok(name.to_owned())
@@ -105,7 +105,7 @@ fn resolve_name<'a>(
         .filter(|name| name.to_lowercase().starts_with(&lower))
         .collect();
     match starts.as_slice() {
-        [name] if !wanted.is_empty() => Ok(name),
+        [name] if !stem.is_empty() => Ok(name),
         [] => Err(Unresolved::Unknown {
             wanted: said(wanted),
             near: near(&lower, names),
@@ -201,6 +201,7 @@ mod tests {
         );
         assert!(find("", &names).is_err());
         assert!(find("", &["only"]).is_err());
+        assert!(find(".gguf", &["only"]).is_err());
         assert!(find("é", &names).is_err());
     }
 
@@ -210,6 +211,8 @@ mod tests {
         assert_eq!(from_path(Path::new("B.GGUF")).unwrap(), "B");
         assert_eq!(from_path(Path::new("folder")).unwrap(), "folder");
         assert!(from_path(Path::new("a/.gguf")).is_err());
+        assert!(from_path(Path::new(" .gguf")).is_err());
+        assert!(from_path(Path::new("\u{a0}")).is_err());
         assert!(from_path(Path::new("a\nb.gguf")).is_err());
         assert!(from_path(Path::new("a\u{202e}b.gguf")).is_err());
         assert!(from_path(Path::new("../b.gguf")).is_err());
