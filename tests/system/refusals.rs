@@ -77,6 +77,20 @@ fn malformed_http_is_refused() {
 }
 
 #[test]
+fn a_long_method_is_not_repeated_whole() {
+    let daemon = Daemon::tiny();
+    let head = format!(
+        "{} /hyprstream/v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        "A".repeat(30_000)
+    );
+    let error = wire::raw(&daemon.socket(), head.as_bytes()).unwrap().error(405);
+    assert_eq!(error["code"], "no_such_method");
+    assert!(error["message"].as_str().unwrap().len() < 1_000, "{error}");
+    still_serves(&daemon);
+    daemon.stop();
+}
+
+#[test]
 fn a_client_that_never_ends_its_head_is_dropped() {
     let daemon = Daemon::with(
         &[(fixtures::tiny(), "tiny.gguf")],

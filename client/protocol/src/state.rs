@@ -32,7 +32,7 @@ pub struct Status {
     pub accepted_tokens: Option<u64>,
     /// Compute threads.
     pub threads: u32,
-    /// Instruction set in use: `scalar`, `avx2`, `avx512`.
+    /// Instruction set in use: `scalar`, `avx2`, `avx512`, `vnni` or `amx`.
     pub isa: String,
     /// Memory.
     pub memory: Memory,

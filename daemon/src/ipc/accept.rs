@@ -22,10 +22,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// Of each door.
-const CONNECTIONS_MAX: usize = 512;
+pub const CONNECTIONS_MAX: usize = 512;
 /// Request line and headers; a byte more is refused with 431.
-const HEAD_BYTES_MAX: usize = 64 << 10;
-const HEADERS_MAX: usize = 100;
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+pub const HEADERS_MAX: usize = 100;
 /// When no file descriptor is left, others must end first.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Clients get so long to read the last words of a daemon that ends.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// A body comes within so long, or not at all.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// What is too large is read to its end for so long and so far, since closing at once could cost the client our answer.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 const DISCARD_MAX: u64 = 256 << 20;
@@ -23,8 +23,8 @@ const DISCARD_MAX: u64 = 256 << 20;
 /// Small bodies are parsed at once; as many larger ones as this at the same time.
 const LARGE_AT_ONCE: usize = 2;
 /// Values, and objects and lists among them, that a body may have. Each costs far more memory than its text.
-const VALUES_MAX: usize = 1 << 18;
-const CONTAINERS_MAX: usize = 1 << 14;
+pub const VALUES_MAX: usize = 1 << 18;
+pub const CONTAINERS_MAX: usize = 1 << 14;
 
 static LARGE: Semaphore = Semaphore::const_new(LARGE_AT_ONCE);
 

@@ -59,7 +59,7 @@ async fn no_such_method(request: Request) -> Response {
     let message = format!(
         "{} does not take {}; the header Allow has the methods that it takes",
         shown(&request),
-        request.method()
+        said(request.method().as_str())
     );
     refusal(request.uri(), &Failure::new(ErrorCode::NoSuchMethod, message))
 }
@@ -74,5 +74,95 @@ fn refusal(uri: &Uri, failure: &Failure) -> Response {
         openai::error(failure)
     } else {
         reply::error(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const MANUAL: &str = include_str!("../../../man/hyprstreamd.8");
+
+    /// The rows of the manual's table that follows this line, cell by cell.
+    fn rows(after: &str) -> Vec<Vec<&'static str>> {
+        let (_, table) = MANUAL.split_once(after).unwrap();
+        let (table, _) = table.split_once("\n.El\n").unwrap();
+        let rows = table.lines().filter_map(|line| line.strip_prefix(".It "));
+        rows.map(|row| row.split(" Ta ").collect()).collect()
+    }
+
+    #[test]
+    fn the_manual_has_every_error() {
+        let told: BTreeSet<(String, String)> = rows("\nThe codes are:\n")
+            .iter()
+            .skip(1)
+            .map(|row| (row[0].to_owned(), row[1].to_owned()))
+            .collect();
+        let there = ErrorCode::ALL.map(|code| (code.as_str().to_owned(), code.http_status().to_string()));
+        assert_eq!(told, BTreeSet::from(there));
+    }
+
+    /// Methods and paths of a file's routes, as the manual writes them.
+    fn routes(source: &str) -> BTreeSet<String> {
+        let (_, table) = source.split_once("Router::new()").unwrap();
+        let (table, _) = table.split_once("\n}\n").unwrap();
+        let mut all = BTreeSet::new();
+        for route in table.split(".route(").skip(1) {
+            let path = route.split('"').nth(1).unwrap();
+            let path = path.replace("{*name}", "NAME").replace("{id}", "ID");
+            for method in ["get", "put", "post", "delete"] {
+                if route.contains(&format!("{method}(")) {
+                    all.insert(format!("{} {path}", method.to_uppercase()));
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn the_manual_has_every_route() {
+        for (after, source) in [
+            ("\n.Pa /hyprstream/v1 :\n", include_str!("native/mod.rs")),
+            ("\n.Pa /v1 :\n", include_str!("openai/mod.rs")),
+        ] {
+            let told: BTreeSet<String> = rows(after).iter().map(|row| row[..2].join(" ")).collect();
+            assert_eq!(told, routes(source));
+            assert!(told.len() > 3, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn the_manual_tells_the_limits() {
+        for line in [
+            format!(
+                "{} connections at each door, and {} of one user",
+                accept::CONNECTIONS_MAX,
+                peer::PER_USER_MAX
+            ),
+            format!(
+                "{} KiB of request line and headers, and {} headers",
+                accept::HEAD_BYTES_MAX >> 10,
+                accept::HEADERS_MAX
+            ),
+            format!("{} s until a body is there", body::BODY_TIMEOUT.as_secs()),
+            format!(
+                "{} values in a body, {} of them objects or lists",
+                body::VALUES_MAX,
+                body::CONTAINERS_MAX
+            ),
+        ] {
+            assert!(MANUAL.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_manual_names_the_instruction_sets() {
+        let (_, named) = MANUAL.split_once(".It Ev HYPRSTREAM_ISA\n").unwrap();
+        let (named, _) = named.split_once("\n.El\n").unwrap();
+        let words: BTreeSet<&str> = named.split_whitespace().collect();
+        for isa in hyprstream_kernels::Isa::ALL {
+            assert!(words.contains(isa.name()), "{}", isa.name());
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One user may hold so many connections, so that others get in.
-const PER_USER_MAX: usize = 128;
+pub const PER_USER_MAX: usize = 128;
 /// So many more are told that; what comes beyond them is closed unheard.
 const PER_USER_TOLD: usize = 16;
 
