@@ -237,11 +237,30 @@ fn a_repaired_file_becomes_usable() {
     daemon.stop();
 }
 
+/// What is remembered of a model: its line of the catalog's file.
+fn remembered(daemon: &Daemon, name: &str) -> Option<String> {
+    let text = fs::read_to_string(daemon.folder().join("state/catalog")).ok()?;
+    let named = format!("\"name\":\"{name}\"");
+    text.lines().find(|line| line.contains(&named)).map(str::to_owned)
+}
+
 #[test]
 fn the_catalog_survives_a_kill() {
     let mut daemon = Daemon::tiny();
+    let digest = wait::until("the model has a digest", || {
+        let detail = daemon.get("/hyprstream/v1/models/tiny").json();
+        detail["digest"].as_str().map(str::to_owned)
+    });
+    let line = remembered(&daemon, "tiny").unwrap();
+    assert!(line.contains(&digest), "{line}: {digest}");
     daemon.signal(rustix::process::Signal::KILL);
     assert_eq!(daemon.ended().code(), None);
+    assert_eq!(remembered(&daemon, "tiny"), Some(line), "the file is as it was");
+    // A digest that nothing computes: only what was remembered gives it.
+    let mark = "5".repeat(64);
+    let path = daemon.folder().join("state/catalog");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace(&digest, &mark)).unwrap();
     let folder = daemon.folder().to_owned();
     let mut again = hyprstream_tests::Running::start(&mut hyprstream_tests::daemon::command(&folder));
     let model: Value = wait::until("it serves again", || {
@@ -254,6 +273,8 @@ fn the_catalog_survives_a_kill() {
             .cloned()
     });
     assert_eq!(model["state"], "available");
+    let detail = daemon.get("/hyprstream/v1/models/tiny").json();
+    assert_eq!(detail["digest"], mark);
     daemon
         .hyp(["ask", "-m", "tiny", "--max-tokens", "2", "hello"])
         .ok();

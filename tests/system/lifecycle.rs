@@ -1,6 +1,7 @@
 //! Starting, stopping, configuration and memory. Invariant: a daemon that cannot do what it was told says why and ends.
 use hyprstream_tests::{Daemon, Ended, daemon, fixtures, program, wait};
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 fn folder() -> tempfile::TempDir {
@@ -159,4 +160,37 @@ fn a_stopped_daemon_leaves_no_socket_and_no_prompt_in_its_log() {
     assert_eq!(daemon.ended().code(), Some(0), "{}", daemon.log());
     assert!(!socket.exists());
     assert!(!daemon.log().contains("the-secret-question"));
+}
+
+/// Listens as systemd does.
+fn next_with(notify: &UnixDatagram, word: &str) -> String {
+    let mut buffer = [0; 4096];
+    loop {
+        let bytes = notify.recv(&mut buffer).unwrap();
+        let said = String::from_utf8_lossy(&buffer[..bytes]).into_owned();
+        if said.lines().any(|line| line == word) {
+            return said;
+        }
+    }
+}
+
+/// Else systemd would kill it in the middle of a drain that is longer than its own limit, 90 s.
+#[test]
+fn a_stop_asks_systemd_for_the_time_of_the_drain() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("models")).unwrap();
+    fs::write(folder.path().join("test.toml"), "[limits]\ndrain = \"7m\"\n").unwrap();
+    let path = folder.path().join("notify");
+    let notify = UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(wait::SOON)).unwrap();
+    let daemon = hyprstream_tests::Running::start(daemon::command(folder.path()).env("NOTIFY_SOCKET", &path));
+    next_with(&notify, "READY=1");
+    daemon.signal(rustix::process::Signal::TERM);
+    let said = next_with(&notify, "STOPPING=1");
+    let asked = said
+        .lines()
+        .find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC="));
+    let asked: u64 = asked.unwrap_or_else(|| panic!("{said}")).parse().unwrap();
+    assert!(asked > 7 * 60 * 1_000_000, "{said}");
+    daemon.end().ok();
 }
