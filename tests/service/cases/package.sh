@@ -87,8 +87,9 @@ test_an_upgrade_under_load_tells_streams_and_refuses_no_connection() {
     for n in 1 2 3 4 5 6; do until_true 10 grep -q '"token"' /tmp/stream$n; done
     rm -f /tmp/upgraded /tmp/answers
     while [ ! -e /tmp/upgraded ]; do
-        curl -sS --max-time 20 --unix-socket $SOCKET -o /dev/null -w '%{http_code} ' http://localhost/hyprstream/v1/status 2>&1
-        echo "exit $?"
+        status=0
+        curl -sS --max-time 20 --unix-socket $SOCKET -o /dev/null -w '%{http_code} ' http://localhost/hyprstream/v1/status || status=$?
+        echo "exit $status"
     done >/tmp/answers &
     asking=$!
     install_package
@@ -96,7 +97,6 @@ test_an_upgrade_under_load_tells_streams_and_refuses_no_connection() {
     wait $asking
     [ "$(pid)" != "$before" ]
     # 503 is the daemon that goes; nothing else, and no connection without an answer.
-    lacks "$(sort /tmp/answers | uniq -c)" 'exit [1-9]'
     [ -z "$(grep -vE '^(200|503) exit 0$' /tmp/answers)" ] || fail "$(sort /tmp/answers | uniq -c)"
     [ "$(wc -l </tmp/answers)" -gt 20 ] || fail "too few asked: $(wc -l </tmp/answers)"
     for n in 1 2 3 4 5 6; do
