@@ -1,20 +1,24 @@
 //! How the threads of a pool share cores with other programs.
 //!
-//! Invariant: where nobody else computes, nothing here changes what a thread does. Threads that wake up for a moment now
-//! and then, such as those that read the answers, do not count: resting for them costs far more than they take.
+//! Invariant: where nobody else computes, all that happens here is that workers keep off the caller's core. Threads that
+//! wake up for a moment now and then, such as those that read the answers, do not count: resting for them costs far more than
+//! they take.
 //!
-//! Workers keep off the caller's core: woken there they would take it from the caller, which then waits for them, and
-//! the kernel leaves two threads that take turns on one core while another program has the other core alone.
+//! Workers keep off the caller's core because woken there they would take it from the caller, which then waits for them;
+//! and the kernel leaves two threads that take turns on one core while another program has the other core alone. With as
+//! many threads as cores, or fewer, each still has a core.
 //!
 //! A worker that loses its core inside a piece holds everybody up until it gets the core back, which takes
 //! milliseconds. So a worker that keeps losing its core works in short bursts for a while and rests after each for a
 //! little longer, outside of runs, where the others can go on without it; the other program then has no reason to take the
-//! core at a bad time. The caller cannot rest. If it is the one that loses its core, it goes to a worker's core that
-//! nobody else wants; if there is none, workers do not rest either, since what they would leave to others they would lose
-//! again while the caller is off.
+//! core at a bad time.
+//!
+//! The caller cannot rest. If it loses its core now and then, it takes over the core of a worker that loses nothing, which
+//! then has to go where the others are. If it loses its core often, workers do not rest: what they would leave to others
+//! they would lose again while the caller is off, and all threads do best to work whenever the caller does.
 //!
 //! In a virtual machine cores also stand still because the host took them. No rest helps against that, so what counts is
-//! the time for which the kernel let another thread go first. Where a kernel does not tell, nothing is done.
+//! the time for which the kernel let another thread go first. Where a kernel does not tell, nobody rests or moves.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -25,8 +29,8 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-/// How long a worker works without a rest while others want its core: shorter than a tick of any kernel, since at
-/// ticks cores are taken away.
+/// How long a worker goes without a rest while others want its core, gaps between runs included: shorter than a tick of any
+/// kernel, since at ticks cores are taken away.
 const BURST: Duration = Duration::from_millis(1);
 
 /// How long it rests then: long enough that it has used less than its share, so that it need not wait when it wakes up.
@@ -44,12 +48,11 @@ const NOTED: Duration = Duration::from_micros(500);
 /// Out of work for so long, a worker may have slept.
 const NAP: Duration = Duration::from_micros(100);
 
-/// What a worker loses while it works for about [`WINDOW`], where it shares its core: who computes takes half of it, in
-/// slices of 3 to 4 ms mostly; who only reads and writes takes a few hundredths. More than one slice, since the caller
-/// itself takes one now and then, when both begin on the same core.
+/// What a worker may lose while it works for half to all of [`WINDOW`]: one slice, of 3 to 4 ms mostly. Another program that
+/// computes takes half of its time; those that only read and write take a few hundredths.
 const LOST: Duration = Duration::from_millis(6);
 
-/// Over how much work losses are counted.
+/// Over how much work losses are counted; then both are halved, so that what is long past weighs little.
 const WINDOW: Duration = Duration::from_millis(100);
 
 /// What the caller may lose of its time, in percent, before it looks for another core, and before it counts as crowded.
@@ -128,8 +131,9 @@ impl Meter {
 /// One worker's manners.
 pub(super) struct Worker {
     looked: Instant,
-    /// When it last left a run, and began to work after a rest.
+    /// When it last left a run.
     left: Instant,
+    /// When its burst began: after the last rest, or after the last run in which it was not courteous.
     began: Instant,
     /// Until when it works in bursts.
     until: Option<Instant>,
@@ -174,9 +178,13 @@ impl Worker {
         if let Some(times) = METER.with_borrow_mut(Meter::since_last) {
             self.notes(&times, now);
         }
-        let calm = !self.is_courteous(now) && self.lost < self.worked / 10;
-        let core = if calm { sched_getcpu() } else { NONE };
-        crowd.calm_core.store(core, Ordering::Relaxed);
+        let core = sched_getcpu();
+        if !self.is_courteous(now) && self.lost < self.worked / 10 {
+            crowd.calm_core.store(core, Ordering::Relaxed);
+        } else {
+            let calm = &crowd.calm_core;
+            let _ = calm.compare_exchange(core, NONE, Ordering::Relaxed, Ordering::Relaxed);
+        }
         !self.wants_rest(crowd, now)
     }
 
@@ -214,11 +222,12 @@ impl Worker {
         }
     }
 
-    /// What it may lose and think nothing of it.
+    /// What it may lose and think nothing of it: while it is courteous, nothing, or it is not courteous enough; while it
+    /// tries to do without, as good as nothing, since a try should be short where it fails; else [`LOST`].
     fn bearable(&self, now: Instant) -> Duration {
         match self.until {
             Some(until) if now < until => Duration::ZERO,
-            Some(until) if now - until < self.courteous => LOOK,
+            Some(until) if now - until < self.courteous => 2 * NOTED,
             _ => LOST,
         }
     }
