@@ -123,8 +123,9 @@ def gguf_name(name):
     return f"blk.{layer}.{GGUF_NAMES[module]}.{kind}"
 
 
-def write_gguf(path, name, family, config, state, form, more=lambda w: None):
-    """`form` is the type of the matrices (norms and biases stay f32); `more` adds metadata, such as a tokenizer."""
+def write_gguf(path, name, family, config, state, form, more=lambda w: None, packed={}):
+    """`form` is the type of the matrices (norms and biases stay f32); `more` adds metadata, such as a tokenizer; `packed`
+    has the bytes and type of matrices that have one of their own."""
     arch = {"Llama": "llama", "Mistral": "llama", "Qwen2": "qwen2", "Qwen3": "qwen3"}[family]
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     w = gguf.GGUFWriter(path, arch)
@@ -155,6 +156,10 @@ def write_gguf(path, name, family, config, state, form, more=lambda w: None):
     if p["rope_type"] == "llama3":
         w.add_tensor("rope_freqs.weight", llama3_factors(config, head_dim))
     for key, tensor in state.items():
+        if key in packed:
+            data, kind = packed[key]
+            w.add_tensor(gguf_name(key), data, raw_dtype=kind)
+            continue
         value = tensor.float().numpy()
         if arch == "llama" and ".q_proj." in key:
             value = interleave(value, config.num_attention_heads)
@@ -194,13 +199,8 @@ def write_folder(folder, family, config, state, dtype):
     config.save_pretrained(folder)
 
 
-def make(out, index, name, family, fields, dtype, form):
-    config, model, state = build(family, fields, 100 + index)
-    folder = out / name
-    write_folder(folder / "hf", family, config, state, dtype)
-    write_gguf(folder / "model.gguf", name, family, config, state, form)
-
-    rng = np.random.default_rng(7 + index)
+def write_golden(folder, config, model, seed):
+    rng = np.random.default_rng(seed)
     sequences = [rng.integers(3, config.vocab_size, n).tolist() for n in LENGTHS]
     with torch.no_grad():
         logits = [model(torch.tensor([s])).logits[0].float().numpy() for s in sequences]
@@ -210,6 +210,16 @@ def make(out, index, name, family, fields, dtype, form):
     with open(folder / "golden.json", "w") as f:
         json.dump({"vocab": config.vocab_size, "tokens": sequences, "logits": "golden.f32"}, f)
         f.write("\n")
+    return logits
+
+
+def make(out, index, name, family, fields, dtype, form):
+    config, model, state = build(family, fields, 100 + index)
+    folder = out / name
+    write_folder(folder / "hf", family, config, state, dtype)
+    write_gguf(folder / "model.gguf", name, family, config, state, form)
+
+    logits = write_golden(folder, config, model, 7 + index)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     print(f"{name:14s} {size / 1024:6.0f} KiB  logits std {np.std(logits[0]):.2f} max {np.abs(logits[0]).max():.1f}")
 

@@ -9,15 +9,11 @@ real model's tokenizer.json are kept too (the vocabulary itself is not).
 import io
 import json
 import pathlib
-import sys
 
-# This file is named like a package that it imports.
-sys.path = [p for p in sys.path if pathlib.Path(p or ".").resolve() != pathlib.Path(__file__).resolve().parent]
-
-import gguf  # noqa: E402
-import sentencepiece  # noqa: E402
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers  # noqa: E402
-from tokenizers import pre_tokenizers, processors, trainers  # noqa: E402
+import gguf
+import sentencepiece
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+from tokenizers import pre_tokenizers, processors, trainers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUT = ROOT / "daemon/crates/model/tests/fixtures/tokenizers"

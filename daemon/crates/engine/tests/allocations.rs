@@ -43,8 +43,13 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-fn runner() -> Runner {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/golden/archs/qwen3/hf");
+/// With weights as they lie in the file, and with packed ones of all formats.
+const MODELS: [&str; 2] = ["archs/qwen3/hf", "packed/model.gguf"];
+
+fn runner(model: &str) -> Runner {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../../tests/golden")
+        .join(model);
     let model = Arc::new(
         Model::load(
             "tiny",
@@ -75,7 +80,11 @@ fn assert_quiet(windows: [std::ops::Range<usize>; 3], call: &mut dyn FnMut(usize
 
 #[test]
 fn a_decode_step_allocates_nothing() {
-    let mut runner = runner();
+    MODELS.into_iter().for_each(decodes_without_allocations);
+}
+
+fn decodes_without_allocations(model: &str) {
+    let mut runner = runner(model);
     let mut tables: Vec<_> = (0..3).map(|_| BlockTable::with_capacity(128)).collect();
     for table in &mut tables {
         runner.cache().reserve(table, 128).unwrap();
@@ -100,7 +109,11 @@ fn a_decode_step_allocates_nothing() {
 
 #[test]
 fn a_chunk_allocates_nothing() {
-    let mut runner = runner();
+    MODELS.into_iter().for_each(reads_without_allocations);
+}
+
+fn reads_without_allocations(model: &str) {
+    let mut runner = runner(model);
     let mut tables = [BlockTable::with_capacity(96), BlockTable::with_capacity(96)];
     for table in &mut tables {
         runner.cache().reserve(table, 96).unwrap();
@@ -152,7 +165,7 @@ fn allocated<T>(make: impl FnOnce() -> T) -> (u64, T) {
 
 #[test]
 fn the_books_of_a_cache_are_planned() {
-    let runner = runner();
+    let runner = runner(MODELS[0]);
     let config = runner.model().config();
     for blocks in [1, 7, 16, 100, 512, 5000] {
         let (got, _cache) = allocated(|| KvCache::new(config, KvFormat::F16, blocks).unwrap());
@@ -169,7 +182,7 @@ fn the_books_of_a_cache_are_planned() {
 
 #[test]
 fn a_plan_covers_what_a_runner_takes() {
-    let model = runner().model().clone();
+    let model = runner(MODELS[0]).model().clone();
     let options = Options {
         kv_tokens: 512,
         ..Options::default()

@@ -1,4 +1,4 @@
-//! Small vocabularies of the project's own give the ids of their reference libraries (tests/golden/tokenizers.py), and
+//! Small vocabularies of the project's own give the ids of their reference libraries (tests/golden/vocabularies.py), and
 //! streams give the text of all tokens. Invariant: hostile vocabularies and texts end in an error, never a panic or hang.
 
 #![allow(clippy::unwrap_used)]

@@ -1,42 +1,10 @@
 //! Small random models of every architecture and rope scaling. Invariant: safetensors and GGUF hold the same numbers,
 //! so both must give the logits of transformers.
-use crate::run::{LOGIT_ABS_MAX, distance, ids, json, logits, open, root, runner};
-use std::path::PathBuf;
-
-struct Golden {
-    folder: PathBuf,
-    sequences: Vec<Vec<u32>>,
-    logits: Vec<Vec<f32>>,
-}
-
-fn golden(name: &str) -> Golden {
-    let folder = root().join("tests/golden/archs").join(name);
-    let facts = json(&folder.join("golden.json"));
-    let vocab = usize::try_from(facts["vocab"].as_u64().unwrap()).unwrap();
-    let sequences: Vec<Vec<u32>> = facts["tokens"].as_array().unwrap().iter().map(ids).collect();
-    let bytes = std::fs::read(folder.join(facts["logits"].as_str().unwrap())).unwrap();
-    let floats: Vec<f32> = bytes
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-        .collect();
-    let mut rest = floats.as_slice();
-    let mut logits = Vec::new();
-    for sequence in &sequences {
-        let (own, others) = rest.split_at(sequence.len() * vocab);
-        logits.push(own.to_vec());
-        rest = others;
-    }
-    assert!(rest.is_empty());
-    Golden {
-        folder,
-        sequences,
-        logits,
-    }
-}
+use crate::run::{Golden, LOGIT_ABS_MAX, distance, logits, open, runner};
 
 /// Every position of both sequences: alone whole and in chunks, together in step and out of step, and with strangers.
 fn check(name: &str, file: &str) {
-    let golden = golden(name);
+    let golden = Golden::read(&format!("archs/{name}"));
     let model = open(&golden.folder.join(file));
     let mut runner = runner(&model, 2);
     let expect = |got: &[f32], index: usize, how: &str| {

@@ -6,5 +6,6 @@
 
 mod archs;
 mod books;
+mod packed;
 mod run;
 mod tiny;

@@ -40,6 +40,42 @@ pub fn numbers(value: &Value) -> Vec<f64> {
         .collect()
 }
 
+/// What transformers says about a model.
+pub struct Golden {
+    pub folder: PathBuf,
+    pub sequences: Vec<Vec<u32>>,
+    /// `[tokens, vocab]` of each sequence.
+    pub logits: Vec<Vec<f32>>,
+}
+
+impl Golden {
+    /// Of a folder in tests/golden.
+    pub fn read(name: &str) -> Golden {
+        let folder = root().join("tests/golden").join(name);
+        let facts = json(&folder.join("golden.json"));
+        let vocab = usize::try_from(facts["vocab"].as_u64().unwrap()).unwrap();
+        let sequences: Vec<Vec<u32>> = facts["tokens"].as_array().unwrap().iter().map(ids).collect();
+        let bytes = std::fs::read(folder.join(facts["logits"].as_str().unwrap())).unwrap();
+        let floats: Vec<f32> = bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect();
+        let mut rest = floats.as_slice();
+        let mut logits = Vec::new();
+        for sequence in &sequences {
+            let (own, others) = rest.split_at(sequence.len() * vocab);
+            logits.push(own.to_vec());
+            rest = others;
+        }
+        assert!(rest.is_empty());
+        Golden {
+            folder,
+            sequences,
+            logits,
+        }
+    }
+}
+
 /// Opens a model, however it is stored.
 pub fn open(path: &Path) -> Arc<Model> {
     let pool = Pool::new(1).unwrap();
@@ -49,9 +85,14 @@ pub fn open(path: &Path) -> Arc<Model> {
 
 /// Buffers for a model, with exact keys and values.
 pub fn runner(model: &Arc<Model>, threads: usize) -> Runner {
-    let pool = Arc::new(Pool::new(threads).unwrap());
+    runner_on(model, Pool::new(threads).unwrap(), KvFormat::F32)
+}
+
+/// Buffers for a model on a pool of one's own.
+pub fn runner_on(model: &Arc<Model>, pool: Pool, kv_format: KvFormat) -> Runner {
+    let pool = Arc::new(pool);
     let options = Options {
-        kv_format: KvFormat::F32,
+        kv_format,
         kv_tokens: 2048,
         ..Options::default()
     };
@@ -61,6 +102,16 @@ pub fn runner(model: &Arc<Model>, threads: usize) -> Runner {
 /// Logits `[tokens, vocab]` of every sequence, computed together: in each step sequence i takes its next `chunks[i]`
 /// tokens, so that prompts, single tokens and finished sequences meet in one batch.
 pub fn logits(runner: &mut Runner, sequences: &[&[u32]], chunks: &[usize]) -> Vec<Vec<f32>> {
+    logits_as(runner, sequences, chunks, true)
+}
+
+/// The same with all tokens taken for those of a prompt, or for generated ones.
+pub fn logits_as(
+    runner: &mut Runner,
+    sequences: &[&[u32]],
+    chunks: &[usize],
+    prefill: bool,
+) -> Vec<Vec<f32>> {
     let vocab = runner.model().config().vocab;
     let mut tables: Vec<BlockTable> = sequences
         .iter()
@@ -92,7 +143,7 @@ pub fn logits(runner: &mut Runner, sequences: &[&[u32]], chunks: &[usize]) -> Ve
                 tokens: &sequences[i][at[i]..end],
                 start: at[i],
                 blocks: tables[i].blocks(),
-                prefill: true,
+                prefill,
                 logits: Logits::All,
             })
             .collect();
