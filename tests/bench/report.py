@@ -101,7 +101,8 @@ def machine(args, root, results):
         f"- llama.cpp: {built}",
         f"  - with {', '.join(on)}; n_threads = {args.threads}, n_batch = n_ubatch = 512, flash attention on, KV f16, "
         f"weights repacked: {'yes' if args.repack else 'no'}",
-        f"- {datetime.date.today()}, {args.rounds} rounds, `tests/bench/compare "
+        f"- {datetime.date.today()}, `tests/bench/compare --rounds {args.rounds} --threads {args.threads} "
+        + ("" if args.repack else "--no-repack ")
         + " ".join(os.path.basename(model) for model in args.models) + "`",
     ])
 
