@@ -38,6 +38,22 @@ fn delete(daemon: &Daemon, name: &str) {
 }
 
 #[test]
+fn a_pipe_is_no_model_file() {
+    let daemon = Daemon::tiny();
+    let pipe = daemon.folder().join("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let error = daemon.hyp(["install", pipe.to_str().unwrap()]).fails(1);
+    assert!(error.contains("it is not a file"), "{error}");
+    daemon.stop();
+}
+
+#[test]
 fn an_install_that_fails_leaves_no_folder_of_its_own() {
     let daemon = Daemon::tiny();
     fs::create_dir_all(daemon.models().join("theirs/empty")).unwrap();

@@ -2,6 +2,7 @@
 use hyprstream_tests::{Daemon, fixtures, program, wire};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 fn still_serves(daemon: &Daemon) {
     daemon
@@ -187,11 +188,57 @@ fn compressed_bodies_are_refused_by_name() {
             assert!(head.contains("accept-encoding: identity"), "{head}");
         }
     }
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: gzip, chunked\r\n\r\n";
+    let reply = wire::raw(
+        &daemon.socket(),
+        &[head.as_bytes(), b"1\r\nx\r\n0\r\n\r\n"].concat(),
+    )
+    .unwrap();
+    assert_eq!(reply.error(415)["code"], "unsupported_encoding");
     let plain = send("POST", "/v1/completions", "Identity", body.as_bytes());
     assert_eq!(plain.status, 200, "{plain:?}");
     assert_eq!(send("GET", "/hyprstream/v1/status", "gzip", b"").status, 200);
     assert_eq!(daemon.model("packed"), None);
     still_serves(&daemon);
+    daemon.stop();
+}
+
+/// Clients that send all of a body before they read see the answer too.
+#[test]
+fn refusals_come_after_bodies_that_nobody_wants() {
+    let daemon = Daemon::tiny();
+    let body = vec![b'x'; 20_000_000];
+    for (method, path, status) in [
+        ("PUT", "/hyprstream/v1/models/tiny", 400),
+        ("PUT", "/hyprstream/v1/models/%20", 400),
+        ("POST", "/nope", 404),
+        ("POST", "/hyprstream/v1/status", 405),
+    ] {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body).unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&start),
+            format!("HTTP/1.1 {status}"),
+            "{path}"
+        );
+    }
+    still_serves(&daemon);
+    daemon.stop();
+}
+
+#[test]
+fn a_list_is_no_request() {
+    let daemon = Daemon::tiny();
+    let reply = daemon.post("/hyprstream/v1/generate", &json!([null, "hi"]));
+    let error = reply.error(400);
+    assert!(error["message"].as_str().unwrap().contains("a list"), "{error}");
     daemon.stop();
 }
 

@@ -6,7 +6,7 @@ use crate::http::segment;
 use crate::input::InputError;
 use crate::spinner::Spinner;
 use hyprstream_protocol::FileReply;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 
 /// Sends the file; the daemon checks it and lists it.
@@ -16,15 +16,16 @@ pub fn run(session: &Session, flags: &InstallFlags) -> Result<(), Failure> {
         name: shown.clone(),
         source,
     };
-    let file = File::open(&flags.file).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
+    // Before it is opened, since a pipe would hold us up.
+    if !fs::metadata(&flags.file).map_err(unreadable)?.is_file() {
         let what = io::Error::new(
             ErrorKind::InvalidInput,
             "it is not a file; a model is one GGUF file here",
         );
         return Err(unreadable(what).into());
     }
+    let file = File::open(&flags.file).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
     let stem = || {
         flags
             .file

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use store::Store;
 use tokio::sync::watch as changes;
 
@@ -26,6 +26,10 @@ use tokio::sync::watch as changes;
 const GATHER: Duration = Duration::from_millis(50);
 /// How often to look again while a file is not settled, or a folder is missing.
 const SOON: Duration = Duration::from_millis(250);
+/// How long a start waits for files that changed just now, so that the first request finds what was put there before it.
+const START_WAIT: Duration = Duration::from_millis(400);
+/// Between two looks meanwhile.
+const START_LOOK: Duration = Duration::from_millis(50);
 /// How often to look where the kernel cannot tell of changes.
 const UNWATCHED: Duration = Duration::from_millis(1500);
 /// A folder that is missing for long is looked for less and less often, down to this.
@@ -107,8 +111,14 @@ impl Catalog {
             store: Arc::clone(&store),
             shared: Arc::clone(&shared),
             missing: SOON,
+            waiting: false,
         };
-        let first = follower.pass();
+        let began = Instant::now();
+        let mut first = follower.pass();
+        while follower.waiting && began.elapsed() < START_WAIT {
+            thread::sleep(START_LOOK);
+            first = follower.pass();
+        }
         let following = thread::Builder::new()
             .name("catalog".into())
             .spawn(move || follower.run(first))?;
@@ -166,6 +176,8 @@ struct Follower {
     shared: Arc<Shared>,
     /// How long to wait for a folder that is missing.
     missing: Duration,
+    /// Some files need another look soon.
+    waiting: bool,
 }
 
 impl Follower {
@@ -200,6 +212,7 @@ impl Follower {
             false => SOON,
         };
         self.missing = missing;
+        self.waiting = settled.waiting;
         if settled.waiting {
             SOON
         } else if found.root_missing {

@@ -72,10 +72,10 @@ impl Settle {
 
 impl Known {
     fn new(candidate: &Candidate) -> Known {
-        // Old files were quiet before this daemon started.
+        // Old files were quiet before this daemon started; so were those from the future, by a clock that was set back.
         let age = SystemTime::now()
             .duration_since(candidate.modified)
-            .unwrap_or(Duration::ZERO);
+            .unwrap_or(QUIET);
         let since = Instant::now()
             .checked_sub(age.min(QUIET))
             .unwrap_or_else(Instant::now);

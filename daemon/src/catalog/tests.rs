@@ -141,6 +141,26 @@ fn new_renamed_replaced_and_removed_files_are_followed() {
 }
 
 #[test]
+fn a_start_finds_what_was_written_just_before_and_what_a_wrong_clock_dated() {
+    let setup = Setup::new();
+    setup.write("late.gguf", &toy("12345"));
+    let file = File::options().write(true).open(setup.path("late.gguf")).unwrap();
+    file.set_modified(std::time::SystemTime::now() + Duration::from_secs(9000))
+        .unwrap();
+    drop(file);
+    setup.write("new.gguf", &toy("1"));
+    let began = Instant::now();
+    let catalog = setup.start();
+    assert_eq!(names(&catalog), ["late", "new"]);
+    drop(catalog);
+    // What is not going to be a model holds a start up for a moment only.
+    setup.write("bad.gguf", "GOOD 9");
+    let catalog = setup.start();
+    assert!(began.elapsed() < LISTED_WITHIN, "{:?}", began.elapsed());
+    assert_eq!(names(&catalog), ["late", "new"]);
+}
+
+#[test]
 fn half_copied_files_wait_and_are_never_listed_broken_while_they_grow() {
     let setup = Setup::new();
     let catalog = setup.start();

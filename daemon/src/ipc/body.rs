@@ -6,6 +6,8 @@ use crate::app::App;
 use crate::errors::Failure;
 use crate::said::said;
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
+use axum::http::HeaderMap;
+use axum::http::header::EXPECT;
 use futures_core::Stream;
 use hyprstream_protocol::ErrorCode;
 use serde::de::DeserializeOwned;
@@ -83,6 +85,13 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
         ));
     }
     check_count(bytes)?;
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        // Which would be taken for the fields in their order.
+        return Err(Failure::new(
+            ErrorCode::BadRequest,
+            "the request is a list; it takes a JSON object",
+        ));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let field = said(&error.path().to_string());
@@ -177,9 +186,12 @@ where
     Ok((all, held))
 }
 
-/// Reads what nobody wants, within bounds, so that its sender comes to read the answer.
-pub async fn pass_over(body: Body) {
-    discard(&mut body.into_data_stream()).await;
+/// Reads what nobody wants, within bounds, so that its sender comes to read the answer. Not where the sender waits for a word
+/// before it sends anything.
+pub async fn pass_over(headers: &HeaderMap, body: Body) {
+    if !headers.contains_key(EXPECT) {
+        discard(&mut body.into_data_stream()).await;
+    }
 }
 
 async fn discard(stream: &mut BodyDataStream) {

@@ -52,7 +52,7 @@ async fn no_such_route(request: Request) -> Response {
         "there is nothing at {}; the routes start with /hyprstream/v1/ or /v1/",
         shown(&request)
     );
-    refusal(request.uri(), &Failure::new(ErrorCode::NoSuchRoute, message))
+    refuse(request, &Failure::new(ErrorCode::NoSuchRoute, message)).await
 }
 
 async fn no_such_method(request: Request) -> Response {
@@ -61,7 +61,15 @@ async fn no_such_method(request: Request) -> Response {
         shown(&request),
         said(request.method().as_str())
     );
-    refusal(request.uri(), &Failure::new(ErrorCode::NoSuchMethod, message))
+    refuse(request, &Failure::new(ErrorCode::NoSuchMethod, message)).await
+}
+
+/// Refuses a request whose body nobody read, so that a client that sends it first gets to the answer.
+async fn refuse(request: Request, failure: &Failure) -> Response {
+    let response = refusal(request.uri(), failure);
+    let (parts, body) = request.into_parts();
+    body::pass_over(&parts.headers, body).await;
+    response
 }
 
 fn shown(request: &Request) -> String {

@@ -13,7 +13,8 @@ use axum::body::{Body, HttpBody};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING,
+    WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -52,7 +53,8 @@ pub async fn around(State(app): State<Arc<App>>, mut request: Request, next: Nex
                 let mut response = refusal(request.uri(), &failure);
                 let plain = HeaderValue::from_static("identity");
                 response.headers_mut().insert(ACCEPT_ENCODING, plain);
-                pass_over(request.into_body()).await;
+                let (parts, body) = request.into_parts();
+                pass_over(&parts.headers, body).await;
                 response
             }
         },
@@ -93,16 +95,18 @@ fn identify(app: &App, request: &Request) -> Result<Peer, Failure> {
 
 /// Refuses a body that would have to be unpacked: its size says nothing about what comes out of it.
 fn check_encoding(request: &Request) -> Result<(), Failure> {
-    let given = request.headers().get_all(CONTENT_ENCODING);
-    let mut odd = given
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"));
+    let codings = |name, plain: &'static [u8]| {
+        let lines = request.headers().get_all(name).iter();
+        lines
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(move |coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(plain))
+    };
+    let mut odd = codings(CONTENT_ENCODING, b"identity").chain(codings(TRANSFER_ENCODING, b"chunked"));
     match odd.next() {
         Some(coding) if !request.body().is_end_stream() => {
             let coding = said(&String::from_utf8_lossy(coding));
-            let message = format!("the body is encoded as {coding}; send it plain, without Content-Encoding");
+            let message = format!("the body is encoded as {coding}; send it plain");
             Err(Failure::new(ErrorCode::UnsupportedEncoding, message))
         }
         _ => Ok(()),

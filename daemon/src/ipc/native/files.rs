@@ -4,9 +4,10 @@ use super::work::allowed;
 use crate::app::{App, Phase};
 use crate::authority::Action;
 use crate::errors::Failure;
-use crate::install::{self, Incoming, listed};
+use crate::install::{self, Held, Incoming, listed};
+use crate::ipc::body::pass_over;
 use crate::ipc::peer::Peer;
-use crate::ipc::reply::{self, Asker, Segment};
+use crate::ipc::reply::{self, Asker, RequestId, Segment};
 use crate::order;
 use axum::Extension;
 use axum::body::{Body, BodyDataStream, Bytes};
@@ -34,17 +35,15 @@ pub async fn install(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Failure> {
-    let name = reply::segment(name)?;
-    allowed(&app, peer, Action::Install).await?;
-    let length = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok());
-    let bytes = length.and_then(|length| length.parse().ok());
-    let asker = order::Asker {
-        uid: peer.uid,
-        id: id.0,
+    let begun = begin(&app, peer, id, name, &headers).await;
+    let (incoming, held) = match begun {
+        Ok(begun) => begun,
+        Err(failure) => {
+            // Who sends all of the file first would not see why it is refused.
+            pass_over(&headers, body).await;
+            return Err(failure);
+        }
     };
-    let (incoming, held) = Incoming::begin(&app, &asker, &name, bytes)?;
     let ending = held.ending();
     let (model, bytes) = tokio::select! {
         copied = copy(incoming, body.into_data_stream()) => copied?,
@@ -53,6 +52,27 @@ pub async fn install(
     };
     listed(&app, &model, true).await;
     Ok(reply::with_id(reply::ok(&FileReply { model, bytes }), held.id()))
+}
+
+/// What can be refused before the file comes.
+async fn begin(
+    app: &Arc<App>,
+    peer: Peer,
+    id: RequestId,
+    name: Segment,
+    headers: &HeaderMap,
+) -> Result<(Incoming, Held), Failure> {
+    let name = reply::segment(name)?;
+    allowed(app, peer, Action::Install).await?;
+    let length = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok());
+    let bytes = length.and_then(|length| length.parse().ok());
+    let asker = order::Asker {
+        uid: peer.uid,
+        id: id.0,
+    };
+    Incoming::begin(app, &asker, &name, bytes)
 }
 
 async fn copy(mut incoming: Incoming, mut body: BodyDataStream) -> Result<(String, u64), Failure> {
