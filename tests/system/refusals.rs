@@ -2,7 +2,6 @@
 use hyprstream_tests::{Daemon, fixtures, program, wire};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 
 fn still_serves(daemon: &Daemon) {
     daemon
@@ -218,7 +217,7 @@ fn refusals_come_after_bodies_that_nobody_wants() {
             "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        let mut stream = wire::connect(&daemon.socket()).unwrap();
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(&body).unwrap();
         let mut start = [0; 12];

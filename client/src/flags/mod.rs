@@ -151,25 +151,23 @@ pub struct ChatFlags {
 }
 
 /// A variable of a script that was never set is no name.
-fn model_name(text: &str) -> Result<String, String> {
+fn named(text: &str, advice: &str) -> Result<String, String> {
     match text.trim() {
-        "" => Err("give a model's name, as hyp models shows it".to_owned()),
+        "" => Err(advice.to_owned()),
         _ => Ok(text.to_owned()),
     }
+}
+
+fn model_name(text: &str) -> Result<String, String> {
+    named(text, "give a model's name, as hyp models shows it")
 }
 
 fn new_name(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("give the model a name, or leave it out to take the file's".to_owned()),
-        _ => Ok(text.to_owned()),
-    }
+    named(text, "give the model a name, or leave it out to take the file's")
 }
 
 fn job_id(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("give a request's id, as hyp ps shows it".to_owned()),
-        _ => Ok(text.to_owned()),
-    }
+    named(text, "give a request's id, as hyp ps shows it")
 }
 
 /// `hyp load`, `hyp unload` and `hyp delete`.

@@ -1,9 +1,8 @@
 //! Answers that are not streams, and what surrounds every answer. Invariant: every answer carries the request's id, and
 //! every error the same JSON.
 use super::accept::Caller;
-use super::body::pass_over;
 use super::peer::Peer;
-use super::refusal;
+use super::{refusal, refuse};
 use crate::app::App;
 use crate::errors::Failure;
 use crate::jobs::new_id;
@@ -50,11 +49,9 @@ pub async fn around(State(app): State<Arc<App>>, mut request: Request, next: Nex
                 next.run(request).await
             }
             Err(failure) => {
-                let mut response = refusal(request.uri(), &failure);
+                let mut response = refuse(request, &failure).await;
                 let plain = HeaderValue::from_static("identity");
                 response.headers_mut().insert(ACCEPT_ENCODING, plain);
-                let (parts, body) = request.into_parts();
-                pass_over(&parts.headers, body).await;
                 response
             }
         },

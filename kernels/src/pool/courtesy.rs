@@ -192,12 +192,18 @@ impl Worker {
     pub(super) fn ends(&mut self, crowd: &Crowd) {
         let now = Instant::now();
         self.left = now;
-        if self.wants_rest(crowd, now) {
+        if self.is_due(crowd, now) {
             thread::sleep(REST);
             self.began = Instant::now();
-        } else if !self.is_courteous(now) {
+        }
+    }
+
+    /// Whether a rest is due. Where none will be, the burst begins anew.
+    fn is_due(&mut self, crowd: &Crowd, now: Instant) -> bool {
+        if !self.is_courteous(now) {
             self.began = now;
         }
+        self.wants_rest(crowd, now)
     }
 
     fn wants_rest(&self, crowd: &Crowd, now: Instant) -> bool {
@@ -364,11 +370,9 @@ mod tests {
                 },
                 now,
             );
-            if worker.wants_rest(crowd, now) {
+            if worker.is_due(crowd, now) {
                 now += REST;
                 rested += REST;
-                worker.began = now;
-            } else if !worker.is_courteous(now) {
                 worker.began = now;
             }
         }

@@ -10,8 +10,6 @@ const INT8_MAX: f64 = 0.03;
 /// The same where they are bf16, as prompts have them with AMX. Seen: 0.0131, with keys and values of 8 bits.
 const BF16_MAX: f64 = 0.016;
 
-const ISAS: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Vnni, Isa::Amx];
-
 fn error(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
     let square = |v: f32| f64::from(v) * f64::from(v);
@@ -25,7 +23,7 @@ fn every_format_on_every_instruction_set() {
     let golden = Golden::read("packed");
     let model = open(&golden.folder.join("model.gguf"));
     let (a, b) = (golden.sequences[0].as_slice(), golden.sequences[1].as_slice());
-    for isa in ISAS {
+    for isa in Isa::ALL {
         if isa.or_lower() != isa {
             eprintln!("SKIPPED: this machine has no {isa:?}");
             continue;
