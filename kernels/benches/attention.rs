@@ -1,30 +1,23 @@
-//! Prints how fast attention is: a whole prompt's, and a step's over caches that exceed the processor's.
+//! Prints how fast attention is: a whole prompt's, and a step's over caches that exceed the processor's; and the shares
+//! that this is of what the machine gives to loops that do nothing else.
 //!
 //! Invariant: queries and keys are as large as a model's (scores of some units), since exact zeros would skip work.
 //! `cargo bench -p hyprstream-kernels --bench attention -- [threads] [isa] [decode | prompts | wide]`: all, or steps
 //! alone, prompts alone, prompts' own path alone.
 
-use std::time::Instant;
+#[path = "speed/limits/mod.rs"]
+mod limits;
 
 use hyprstream_kernels::{
     Isa, KV_BLOCK, KvFormat, KvLayer, Pool, RopeLayout, Rotation, Span, attend, place_heads,
 };
+use limits::{Kind, Limits, Speed, best};
 
 /// Qwen3-0.6B: the heads of queries and keys, values of a head, layers.
 const HEADS: usize = 16;
 const KV_HEADS: usize = 8;
 const DIM: usize = 128;
 const LAYERS: usize = 28;
-
-/// The best of some rounds, in seconds.
-fn best(rounds: usize, mut f: impl FnMut()) -> f64 {
-    let round = |_| {
-        let start = Instant::now();
-        f();
-        start.elapsed().as_secs_f64()
-    };
-    (0..rounds).map(round).fold(f64::INFINITY, f64::min)
-}
 
 /// Repeatable numbers between -2 and 2.
 fn numbers(len: usize, seed: u64) -> Vec<f32> {
@@ -61,8 +54,27 @@ fn filled(pool: &Pool, format: KvFormat, blocks: usize) -> Option<KvLayer> {
     Some(layer)
 }
 
+/// Where the wide path is taken, what multiplies; operations are counted as if scores took one product each (tiles make
+/// them of three).
+fn kind(pool: &Pool, prefill: bool) -> Kind {
+    match pool.isa() {
+        Isa::Amx if prefill => Kind::Bf16Tiles,
+        _ => Kind::F32,
+    }
+}
+
+/// What stands above such lines.
+fn heading(what: &str) {
+    println!("\n{what:<46} {:>9} {}", "ms", Speed::HEADING);
+}
+
+/// `seconds` are those of all layers.
+fn line(what: &str, seconds: f64, speed: &Speed, kind: Kind) {
+    println!("{what:<46} {:9.2} {speed} of {}", seconds * 1e3, kind.name());
+}
+
 /// All layers' attention of a prompt in chunks of 512 tokens, by tiles or vectors and by f32 alone.
-fn prompts(pool: &Pool, tokens: usize, exact: bool) {
+fn prompts(pool: &Pool, limits: &Limits, tokens: usize, exact: bool) {
     let blocks: Vec<u32> = (0..(tokens / KV_BLOCK) as u32).collect();
     let q = numbers(512 * HEADS * DIM, 3);
     for format in [KvFormat::F16, KvFormat::Q8] {
@@ -70,12 +82,13 @@ fn prompts(pool: &Pool, tokens: usize, exact: bool) {
             continue;
         };
         let mut outs = [vec![0.0; q.len()], vec![0.0; q.len()]];
-        print!("prompt of {tokens} {format:?}:");
         for (prefill, out) in [true, false].into_iter().zip(&mut outs) {
             if !prefill && !exact {
                 continue;
             }
+            let mut bytes = 0;
             let seconds = best(if tokens > 512 { 2 } else { 20 }, || {
+                bytes = 0;
                 for start in (0..tokens).step_by(512) {
                     let span = Span {
                         first: 0,
@@ -85,32 +98,30 @@ fn prompts(pool: &Pool, tokens: usize, exact: bool) {
                         blocks: &blocks,
                     };
                     attend(pool, &layer, &q, HEADS, &[span], 0.1, None, out);
+                    let seen = (start + 512) / KV_BLOCK;
+                    bytes += KvLayer::bytes(format, seen, KV_HEADS, DIM).unwrap_or(0);
                 }
             });
-            let work = 2.0 * (tokens * tokens * HEADS * DIM) as f64;
             let path = if prefill { "wide" } else { "f32" };
-            print!(
-                "  {path} {:8.2} ms for {LAYERS} layers, {:6.1} GFLOP/s",
-                seconds * 1e3 * LAYERS as f64,
-                work / seconds / 1e9
+            let kind = kind(pool, prefill);
+            let speed = limits.speed(kind, bytes, 2 * tokens * tokens * HEADS * DIM, seconds);
+            let what = format!("prompt of {tokens} {format:?}, {path}");
+            line(&what, seconds * LAYERS as f64, &speed, kind);
+        }
+        if exact {
+            let [wide, plain] = &outs;
+            let off = wide.iter().zip(plain).map(|(w, p)| f64::from((w - p).abs()));
+            let (worst, sum) = (off.clone().fold(0.0, f64::max), off.sum::<f64>());
+            println!(
+                "    wide is off by {worst:.1e}, {:.1e} in the mean",
+                sum / wide.len() as f64
             );
         }
-        if !exact {
-            println!();
-            continue;
-        }
-        let [wide, plain] = &outs;
-        let off = wide.iter().zip(plain).map(|(w, p)| f64::from((w - p).abs()));
-        let worst = off.clone().fold(0.0, f64::max);
-        println!(
-            "  off by {worst:.1e}, {:.1e} in the mean",
-            off.sum::<f64>() / wide.len() as f64
-        );
     }
 }
 
 /// One step of some streams, over layer after layer, so that keys and values come from memory.
-fn streams(pool: &Pool, streams: usize, positions: usize, tokens: usize) {
+fn streams(pool: &Pool, limits: &Limits, streams: usize, positions: usize, tokens: usize) {
     let each = positions.div_ceil(KV_BLOCK);
     for format in [KvFormat::F16, KvFormat::Q8] {
         let layers: Vec<KvLayer> = (0..LAYERS)
@@ -136,10 +147,14 @@ fn streams(pool: &Pool, streams: usize, positions: usize, tokens: usize) {
             }
         });
         let bytes = KvLayer::bytes(format, each * streams, KV_HEADS, DIM).unwrap_or(0) * LAYERS;
-        println!(
-            "{streams:2} streams of {positions}, {tokens} tokens each, {format:?}: {:7.2} ms for {LAYERS} layers, {:5.1} GB/s",
-            seconds * 1e3,
-            bytes as f64 / seconds / 1e9
+        let operations = 4 * streams * tokens * positions * HEADS * DIM * LAYERS;
+        let kind = kind(pool, false);
+        let what = format!("{streams:2} streams of {positions}, {tokens} tokens each, {format:?}");
+        line(
+            &what,
+            seconds,
+            &limits.speed(kind, bytes, operations, seconds),
+            kind,
         );
     }
 }
@@ -155,17 +170,25 @@ fn main() {
     match Pool::with_isa(threads, isa) {
         Ok(pool) => {
             println!("{} threads, {}", pool.threads(), pool.isa().name());
+            let limits = Limits::measure(&pool);
+            println!("{limits}");
             let asked = |name: &str| words.iter().any(|word| word == name);
             if !asked("decode") {
-                prompts(&pool, 512, !asked("wide"));
-                prompts(&pool, 4096, !asked("wide"));
+                heading("prompts, all layers");
+                prompts(&pool, &limits, 512, !asked("wide"));
+                prompts(&pool, &limits, 4096, !asked("wide"));
             }
             if !asked("prompts") && !asked("wide") {
-                streams(&pool, 16, 512, 1);
-                streams(&pool, 1, 512, 1);
-                streams(&pool, 1, 4096, 1);
-                streams(&pool, 1, 16384, 1);
-                streams(&pool, 1, 4096, 4);
+                heading("steps, all layers");
+                for (count, positions, tokens) in [
+                    (16, 512, 1),
+                    (1, 512, 1),
+                    (1, 4096, 1),
+                    (1, 16384, 1),
+                    (1, 4096, 4),
+                ] {
+                    streams(&pool, &limits, count, positions, tokens);
+                }
             }
         }
         Err(error) => eprintln!("no threads: {error}"),

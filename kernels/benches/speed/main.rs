@@ -1,64 +1,25 @@
-//! Prints how fast the kernels are: bytes of weights a second for one token, operations a second for many, beside what
-//! the machine gives to loops that do nothing else.
+//! Prints how fast products are: bytes of weights and operations a second, and the shares that these are of what the
+//! machine gives to loops that do nothing else.
 //!
-//! Invariant: weights exceed the caches, as a model's do. `cargo bench -p hyprstream-kernels -- [threads] [isa] [model]`:
-//! with `model`, only the products of a whole model.
+//! Invariant: weights exceed the caches, as a model's do. `cargo bench -p hyprstream-kernels --bench speed -- [threads]
+//! [isa] [limits | model | shapes | formats | rest]`: all, or the machine's limits and one of the tables. An isa of `""` is the best.
 
 mod limits;
 mod products;
 
 use std::time::Instant;
 
-use hyprstream_kernels::{Isa, KV_BLOCK, KvFormat, KvLayer, Pool, Span, attend, rms_norm, silu_mul};
-use limits::Limits;
+use hyprstream_kernels::{Isa, Pool, rms_norm, silu_mul};
+use limits::{Limits, best};
 
-/// The best of some rounds, in seconds.
-fn best(rounds: usize, mut f: impl FnMut()) -> f64 {
-    let round = |_| {
-        let start = Instant::now();
-        f();
-        start.elapsed().as_secs_f64()
-    };
-    (0..rounds).map(round).fold(f64::INFINITY, f64::min)
-}
-
-fn attention(pool: &Pool) {
-    let (heads, kv_heads, dim, positions) = (16, 8, 128, 2048);
-    let blocks: Vec<u32> = (0..(positions / KV_BLOCK) as u32).collect();
-    for format in [KvFormat::F16, KvFormat::F32] {
-        let Some(layer) = KvLayer::new(format, blocks.len(), kv_heads, dim) else {
-            continue;
-        };
-        for tokens in [1, 32] {
-            let q = vec![0.1; tokens * heads * dim];
-            let mut out = vec![0.0; q.len()];
-            let span = Span {
-                first: 0,
-                tokens,
-                start: positions - tokens,
-                prefill: false,
-                blocks: &blocks,
-            };
-            let seconds = best(40, || {
-                attend(pool, &layer, &q, heads, &[span], 0.1, None, &mut out)
-            });
-            let work = 4.0 * (tokens * heads * dim * (positions - tokens / 2)) as f64;
-            println!(
-                "attend {format:?} {tokens:4} tokens at {positions}: {:8.3} ms {:6.1} GFLOP/s",
-                seconds * 1e3,
-                work / seconds / 1e9
-            );
-        }
-    }
-}
-
+/// What works on activations, which are in the caches.
 fn rest(pool: &Pool) {
     let (mut x, weight) = (vec![0.5; 64 * 3072], vec![1.0; 1024]);
     let mut out = x.clone();
     let seconds = best(40, || rms_norm(pool, &x, &weight, 1e-6, &mut out));
-    println!("rms_norm {:6.1} G/s", x.len() as f64 / seconds / 1e9);
+    println!("\nrms_norm {:6.1} G values/s", x.len() as f64 / seconds / 1e9);
     let seconds = best(40, || silu_mul(pool, &mut x, &out));
-    println!("silu_mul {:6.1} G/s", x.len() as f64 / seconds / 1e9);
+    println!("silu_mul {:6.1} G values/s", x.len() as f64 / seconds / 1e9);
     let start = Instant::now();
     (0..10_000).for_each(|_| pool.run(4, &|_| ()));
     println!("empty run {:6.2} us", start.elapsed().as_secs_f64() * 1e6 / 1e4);
@@ -76,12 +37,18 @@ fn main() {
         Ok(pool) => {
             println!("{} threads, {}", pool.threads(), pool.isa().name());
             let limits = Limits::measure(&pool);
-            limits.print();
-            products::model(&pool, &limits);
-            if words.get(2).is_none_or(|word| word != "model") {
+            println!("{limits}");
+            let asked = |name: &str| words.get(2).is_none_or(|word| word == name);
+            if asked("model") {
+                products::model(&pool, &limits);
+            }
+            if asked("shapes") {
                 products::shapes(&pool, &limits);
-                products::formats(&pool);
-                attention(&pool);
+            }
+            if asked("formats") {
+                products::formats(&pool, &limits);
+            }
+            if asked("rest") {
                 rest(&pool);
             }
         }

@@ -1,13 +1,12 @@
 //! Products: a whole model's, each of its shapes, and each format.
 //!
-//! Invariant: weights are packed bytes of random blocks, more than the last-level cache holds.
+//! Invariant: weights are packed bytes of random blocks, more than the last-level cache holds. GB/s are of weights alone.
 
 use hyprstream_kernels::{
-    Format, Forms, Input, MatrixRef, PackedRef, Pool, Product, Rows, Weight, multiply, packed_bytes,
+    Format, Forms, Input, Isa, MatrixRef, PackedRef, Pool, Product, Rows, Weight, multiply, packed_bytes,
 };
 
-use super::best;
-use super::limits::Limits;
+use super::limits::{Kind, Limits, Speed, best};
 
 const PLAIN: Forms = Forms {
     plain: true,
@@ -21,6 +20,18 @@ const FORMS: Forms = Forms {
     by_256: true,
 };
 
+/// Generated rows that tiles multiply (`src/input/blocks.rs`).
+const TILE_DECODE_ROWS: std::ops::RangeInclusive<usize> = 6..=128;
+
+/// What multiplies packed weights with these rows, which have one role.
+fn instructions(pool: &Pool, rows: Rows) -> Kind {
+    match pool.isa() {
+        Isa::Amx if rows.prefill > 0 => Kind::Bf16Tiles,
+        Isa::Amx if TILE_DECODE_ROWS.contains(&rows.decode) => Kind::Int8Tiles,
+        _ => Kind::Int8,
+    }
+}
+
 /// Bytes of weights to walk through, about.
 const MEMORY: usize = 300 << 20;
 
@@ -28,10 +39,12 @@ const MEMORY: usize = 300 << 20;
 #[derive(Clone, Copy)]
 struct Line(#[allow(dead_code, reason = "read as bytes")] [u8; 64]);
 
-/// Lines of bytes that are sane as scales and as codes: small, and different.
-fn lines(bytes: usize) -> Vec<Line> {
+/// Lines of bytes that are sane as scales and as codes: small, and different. Where a scale is an exponent, 127 stands for
+/// 1, and small bytes would make numbers so tiny that the processor takes a slow path.
+fn lines(format: Format, bytes: usize) -> Vec<Line> {
+    let least = if format == Format::MXFP4 { 104 } else { 1 };
     (0..bytes.div_ceil(64))
-        .map(|i| Line([(i % 23) as u8 + 1; 64]))
+        .map(|i| Line([(i % 23) as u8 + least; 64]))
         .collect()
 }
 
@@ -57,7 +70,7 @@ impl Matrices {
             rows,
             cols,
             len,
-            lines: lines(len * count),
+            lines: lines(format, len * count),
         }
     }
 
@@ -98,6 +111,7 @@ pub fn model(pool: &Pool, limits: &Limits) {
     );
     let (gate, up, down) = (of(3072, 1024, 0), of(3072, 1024, 0), of(1024, 3072, 14));
     let head = Matrices::new(Format::Q6_K, 151_936, 1024, 1);
+    println!("model Q4_K_M             ms   tok/s {}", Speed::HEADING);
     for (decode, prefill) in [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (0, 512)] {
         let rows = Rows { decode, prefill };
         let total = decode + prefill;
@@ -111,7 +125,7 @@ pub fn model(pool: &Pool, limits: &Limits) {
             .collect();
         let mut logits = vec![0.0; decode.max(1) * 151_936];
         let norm = vec![1.0; 1024];
-        let seconds = best(if prefill > 0 { 1 } else { 5 }, || {
+        let seconds = best(if prefill > 0 { 3 } else { 5 }, || {
             for layer in 0..LAYERS {
                 let [yq, yk, yv, yo, yg, yu] = &mut y[..] else {
                     return;
@@ -147,18 +161,31 @@ pub fn model(pool: &Pool, limits: &Limits) {
                 run(pool, &narrow, [(head.get(0), &mut logits)], false);
             }
         });
-        let bytes: usize = [&q, &k, &v, &o, &gate, &up, &down]
-            .iter()
-            .map(|m| m.0.len * (LAYERS - m.2) + m.1.len * m.2)
-            .sum::<usize>()
-            + if decode > 0 { head.len } else { 0 };
+        let layers = [&q, &k, &v, &o, &gate, &up, &down];
+        let ends = usize::from(decode > 0);
+        let bytes = layers.map(|m| m.0.len * (LAYERS - m.2) + m.1.len * m.2);
+        let weights = layers.map(|m| m.0.rows * m.0.cols * LAYERS);
+        let kind = instructions(pool, rows);
+        let speed = limits.speed(
+            kind,
+            bytes.iter().sum::<usize>() + ends * head.len,
+            2 * total * (weights.iter().sum::<usize>() + ends * head.rows * head.cols),
+            seconds,
+        );
         println!(
-            "model Q4_K_M, {decode:2} decode {prefill:3} prefill rows: {:8.2} ms {:7.1} tok/s {:5.1} GB/s ({:.0}% of reading)",
+            "{:<16} {:10.2} {:7.1} {speed} of {}",
+            title(rows),
             seconds * 1e3,
             total as f64 / seconds,
-            bytes as f64 / seconds / 1e9,
-            bytes as f64 / seconds / limits.read * 100.0
+            kind.name()
         );
+    }
+}
+
+fn title(rows: Rows) -> String {
+    match rows.prefill {
+        0 => format!("decode {}", rows.decode),
+        tokens => format!("prompt {tokens}"),
     }
 }
 
@@ -204,47 +231,55 @@ fn one(pool: &Pool, matrices: &Matrices, rows: Rows, rounds: usize) -> f64 {
     })
 }
 
-fn report(pool: &Pool, matrices: &Matrices, limits: Option<&Limits>) {
-    print!(
-        "{:6} {:6} x {:4}:",
-        matrices.format.name(),
-        matrices.rows,
-        matrices.cols
+const PROMPT_ROUNDS: usize = 10;
+
+/// The numbers of rows of a table's columns.
+const COLUMNS: [Rows; 4] = {
+    const fn decode(decode: usize) -> Rows {
+        Rows { decode, prefill: 0 }
+    }
+    let prompt = Rows {
+        decode: 0,
+        prefill: 512,
+    };
+    [decode(1), decode(4), decode(16), prompt]
+};
+
+/// Two lines above a table: rows and what multiplies them, then what the numbers are.
+fn heading(kind: impl Fn(Rows) -> Kind) {
+    let above = |rows| format!("  {:<22}", format!("{}, {}", title(rows), kind(rows).name()));
+    println!("\n{:21}{}", "", COLUMNS.map(above).concat().trim_end());
+    println!(
+        "{:21}{}",
+        "",
+        format!("  {}", Speed::HEADING).repeat(COLUMNS.len())
     );
-    for (decode, prefill) in [(1, 0), (4, 0), (16, 0), (0, 512)] {
-        if prefill > 0 && matrices.rows > 10_000 {
+}
+
+fn report(pool: &Pool, matrices: &Matrices, limits: &Limits) {
+    let (rows, cols) = (matrices.rows, matrices.cols);
+    print!("{:6} {rows:6} x {cols:4}:", matrices.format.name());
+    for column in COLUMNS {
+        // Logits are made of generated tokens alone.
+        if column.prefill > 0 && rows > 10_000 {
             continue;
         }
-        let rows = Rows { decode, prefill };
-        let seconds = one(
-            pool,
-            matrices,
-            rows,
-            if prefill > 0 { 2 } else { matrices.count().max(4) },
-        );
-        let operations = (2 * (decode + prefill) * matrices.rows * matrices.cols) as f64 / seconds;
-        match decode {
-            1 => {
-                let read = matrices.len as f64 / seconds;
-                print!("  1 {:5.1} GB/s", read / 1e9);
-                if let Some(limits) = limits {
-                    print!(" ({:3.0}%)", read / limits.read * 100.0);
-                }
-            }
-            _ => {
-                let role = if decode > 0 { "" } else { " prefill" };
-                print!("  {}{role} {:6.0} GOP/s", decode + prefill, operations / 1e9);
-                if let Some(limits) = limits {
-                    print!(" ({:3.0}%)", operations / limits.int8 * 100.0);
-                }
-            }
-        }
+        let rounds = if column.prefill > 0 {
+            2
+        } else {
+            matrices.count().max(4)
+        };
+        let seconds = one(pool, matrices, column, rounds);
+        let kind = instructions(pool, column);
+        let operations = 2 * column.total() * rows * cols;
+        print!("  {}", limits.speed(kind, matrices.len, operations, seconds));
     }
     println!();
 }
 
 /// The shapes of Qwen3-0.6B in the formats of its usual files.
 pub fn shapes(pool: &Pool, limits: &Limits) {
+    heading(|rows| instructions(pool, rows));
     for format in [Format::Q4_K, Format::Q6_K, Format::Q8_0] {
         for (rows, cols) in [
             (1024, 1024),
@@ -256,44 +291,50 @@ pub fn shapes(pool: &Pool, limits: &Limits) {
         ] {
             let len = packed_bytes(format, rows, cols).unwrap_or(MEMORY);
             let matrices = Matrices::new(format, rows, cols, (MEMORY / len).max(1));
-            report(pool, &matrices, Some(limits));
+            report(pool, &matrices, limits);
         }
     }
 }
 
 /// Every format in one shape: packed, or as in the file.
-pub fn formats(pool: &Pool) {
+pub fn formats(pool: &Pool, limits: &Limits) {
     let (rows, cols) = (3072, 1024);
+    heading(|rows| instructions(pool, rows));
     for format in Format::ALL {
         if let Some(len) = packed_bytes(format, rows, cols) {
-            report(pool, &Matrices::new(format, rows, cols, MEMORY / len), None);
-            continue;
+            report(pool, &Matrices::new(format, rows, cols, MEMORY / len), limits);
         }
-        // Small numbers in every format; not zeros, which the system would not back with memory of their own.
-        let len = rows * format.row_bytes(cols).unwrap_or(0);
-        let bytes = vec![1; MEMORY / len * len];
-        print!("{:6} {rows:6} x {cols:4}:", format.name());
-        for tokens in [1, 4, 16, 512] {
-            let (x, mut y) = (vec![1.0; tokens * cols], vec![0.0; tokens * rows]);
-            let Some(mut input) = Input::new(tokens, cols) else {
-                return;
-            };
-            let (decode, prefill) = (0, tokens);
-            input.set(pool, &x, cols, Rows { decode, prefill }, PLAIN);
-            let mut slices = bytes.chunks_exact(len).cycle();
-            let seconds = best(if tokens > 16 { 2 } else { MEMORY / len }, || {
-                let w = slices.next().and_then(|b| MatrixRef::new(format, rows, cols, b));
-                if let Some(w) = w {
-                    run(pool, &input, [(Some(Weight::Plain(w)), &mut y)], false);
-                }
-            });
-            if tokens == 1 {
-                print!("  1 {:5.1} GB/s", len as f64 / seconds / 1e9);
-            } else {
-                let work = (2 * tokens * rows * cols) as f64 / seconds / 1e9;
-                print!("  {tokens} {work:6.0} GOP/s");
-            }
-        }
-        println!();
     }
+    heading(|_| Kind::F32);
+    for format in Format::ALL {
+        if packed_bytes(format, rows, cols).is_none() {
+            plain(pool, format, rows, cols, limits);
+        }
+    }
+}
+
+/// A format whose weights stay as they are in the file.
+fn plain(pool: &Pool, format: Format, rows: usize, cols: usize, limits: &Limits) {
+    // Small numbers in every format; not zeros, which the system would not back with memory of their own.
+    let len = rows * format.row_bytes(cols).unwrap_or(0);
+    let bytes = vec![1; MEMORY / len * len];
+    print!("{:6} {rows:6} x {cols:4}:", format.name());
+    for column in COLUMNS {
+        let tokens = column.total();
+        let (x, mut y) = (vec![1.0; tokens * cols], vec![0.0; tokens * rows]);
+        let Some(mut input) = Input::new(tokens, cols) else {
+            return;
+        };
+        input.set(pool, &x, cols, column, PLAIN);
+        let mut slices = bytes.chunks_exact(len).cycle();
+        let seconds = best(if tokens > 16 { PROMPT_ROUNDS } else { MEMORY / len }, || {
+            let w = slices.next().and_then(|b| MatrixRef::new(format, rows, cols, b));
+            if let Some(w) = w {
+                run(pool, &input, [(Some(Weight::Plain(w)), &mut y)], false);
+            }
+        });
+        let operations = 2 * tokens * rows * cols;
+        print!("  {}", limits.speed(Kind::F32, len, operations, seconds));
+    }
+    println!();
 }
