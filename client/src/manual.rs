@@ -30,6 +30,20 @@ const CHAT: &str = "\
 In a talk, a line that begins with / is a command: /help, /new (forget the talk), /model NAME, /system TEXT, /quit. Ctrl-C stops an \
 answer, Ctrl-D ends the talk. Where standard input is no terminal, each line is a turn, and the first error ends the talk.";
 
+const BENCH: &str = "\
+Prompts are random tokens, none like another; answers are the likeliest tokens, without speculation. Figures are medians of the runs, with \
+the lowest and the highest beside them. What cannot be taken is \"-\", and a line below the table says why. The figures:
+
+load, first: until the model can answer, with its weights packed for this processor, which happens once. load, again: the same with what \
+is packed already. prefill: tokens a second of a prompt, from the request to the first token of its answer. first token after: that time. \
+decode: tokens a second of so many answers together, while all of them run. energy: joules of the processors for each of those tokens, \
+where Linux counts them and the user may read it. gap of 4 streams: what 19 of 20 tokens come within after the one before; gap while so \
+many are read: the same while a prompt of so many tokens comes in. memory of the daemon: its resident set, mapped files included. \
+private memory: the part of that which no file stands behind.
+
+With --json, the object has model, format, parameters, version (of the daemon), threads, isa, and figures: a list of objects with name, unit, \
+median (null where there is none), runs (what each run found, in order) and missing (why there is no figure, else null).";
+
 const ENVIRONMENT: [(&str, &str); 5] = [
     (SOCKET_VARIABLE, "The daemon's socket, as --socket names it."),
     ("XDG_RUNTIME_DIR", "Where the user's own socket lies."),
@@ -153,10 +167,13 @@ fn push_command(page: &mut String, sub: &clap::Command) -> io::Result<()> {
         page.push_str(".PP\n");
         paragraphs(page, &more.to_string());
     }
-    if own.get_name() == "chat" {
-        page.push_str(".PP\n");
-        paragraphs(page, CHAT);
-    }
+    let more = match own.get_name() {
+        "chat" => CHAT,
+        "bench" => BENCH,
+        _ => return Ok(()),
+    };
+    page.push_str(".PP\n");
+    paragraphs(page, more);
     Ok(())
 }
 

@@ -64,6 +64,9 @@ pub struct Memory {
     pub claimed: u64,
     /// Resident set of the process, mapped files included.
     pub resident: u64,
+    /// The part of it that no file stands behind, so that it cannot be dropped and read again. Older daemons do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private: Option<u64>,
 }
 
 /// `GET /models`.

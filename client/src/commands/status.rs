@@ -42,6 +42,7 @@ pub fn run(session: &Session) -> Result<(), Failure> {
             .add("memory budget", size(status.memory.budget))
             .add("memory claimed", size(status.memory.claimed))
             .add("memory resident", size(status.memory.resident))
+            .add("memory private", Cell::maybe(status.memory.private, size))
             .add("KV blocks", Cell::maybe(status.kv_blocks.as_ref(), kv_blocks));
         out.fields(&fields)
     })

@@ -76,7 +76,7 @@ fn jobs_and_status_are_shown() {
         "j1\tchat\trunning\tm\t4000000000\t61\t5\t7\n"
     );
     let status = r#"{"version":"0.1.0","pid":5,"uptime_s":61,"state":"ready","models_dirs":["/m"],"default_model":null,
-        "loaded":[],"running":0,"queued":1,"queue_max":64,"threads":2,"isa":"avx2","memory":{"budget":3,"claimed":2,"resident":1},
+        "loaded":[],"running":0,"queued":1,"queue_max":64,"threads":2,"isa":"avx2","memory":{"budget":3,"claimed":2,"resident":9,"private":4},
         "kv_blocks":{"tokens":32,"total":512,"in_use":6,"kept":9}}"#;
     let (out, seen) = said(&["status"], b"", status);
     assert_eq!(seen.line, "GET /hyprstream/v1/status");
@@ -84,6 +84,7 @@ fn jobs_and_status_are_shown() {
         out.contains("KV blocks\t6\n") && out.contains("uptime\t61\n") && out.contains("queued\t1\n"),
         "{out}"
     );
+    assert!(out.contains("memory resident\t9\nmemory private\t4\n"), "{out}");
     assert!(out.contains("/sock\n") && out.contains("\nsocket\t/"), "{out}");
     assert_eq!(said(&["status", "--json"], b"", status).0, format!("{status}\n"));
 }

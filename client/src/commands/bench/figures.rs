@@ -20,6 +20,10 @@ pub enum Unit {
     Milliseconds,
     /// Memory.
     Megabytes,
+    /// Energy.
+    JoulesPerToken,
+    /// How many times another figure.
+    Times,
 }
 
 impl Unit {
@@ -28,6 +32,8 @@ impl Unit {
             Unit::TokensPerSecond => "tok/s",
             Unit::Milliseconds => "ms",
             Unit::Megabytes => "MB",
+            Unit::JoulesPerToken => "J/tok",
+            Unit::Times => "x",
         }
     }
 }
@@ -39,6 +45,8 @@ pub struct Figure {
     unit: Unit,
     /// In the order of the runs; none where it could not be taken.
     pub runs: Vec<f64>,
+    /// Why a run is missing.
+    why: Option<&'static str>,
 }
 
 impl Figure {
@@ -48,7 +56,26 @@ impl Figure {
             name: name.into(),
             unit,
             runs: runs.to_vec(),
+            why: None,
         }
+    }
+
+    /// One more run, or why there is none.
+    pub fn add(&mut self, run: Result<f64, &'static str>) {
+        match run {
+            Ok(run) => self.runs.push(run),
+            Err(why) => self.why = Some(why),
+        }
+    }
+
+    /// Why there is no figure; `None` where there is one.
+    pub fn missing(&self) -> Option<&'static str> {
+        self.why.filter(|_| self.runs.is_empty())
+    }
+
+    /// The same in a sentence.
+    pub fn remark(&self) -> Option<String> {
+        self.missing().map(|why| format!("{}: {why}", self.name))
     }
 
     fn sorted(&self) -> Vec<f64> {
@@ -94,6 +121,7 @@ pub fn json(model: &Model, status: &Status, figures: &[Figure]) -> Value {
                 "unit": figure.unit.text(),
                 "median": figure.median(),
                 "runs": figure.runs,
+                "missing": figure.missing(),
             })
         })
         .collect();
@@ -135,6 +163,16 @@ mod tests {
         assert_eq!(median(&[3.0]), Some(3.0));
         assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0]), Some(2.5));
+    }
+
+    #[test]
+    fn what_is_missing_has_a_reason() {
+        let mut figure = Figure::new("x", Unit::Milliseconds, []);
+        figure.add(Err("no room"));
+        assert_eq!(figure.remark().as_deref(), Some("x: no room"));
+        // One of several runs is enough.
+        figure.add(Ok(1.0));
+        assert_eq!((figure.missing(), figure.median()), (None, Some(1.0)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::commands::Session;
 use crate::exit::Failure;
 use crate::http::{CallError, Client};
-use hyprstream_protocol::{Event, GenerateRequest, Priority, Prompt, Sampling};
+use hyprstream_protocol::{Event, GenerateRequest, Priority, Prompt, Sampling, Timings};
 use std::cell::Cell;
 use std::thread;
 use std::time::{Instant, SystemTime};
@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 /// Tokens of each answer of which the speed is taken.
 pub const ANSWER_TOKENS: u32 = 32;
 /// Tokens of the prompts of those answers.
-const PROMPT_TOKENS: u32 = 16;
+pub const PROMPT_TOKENS: u32 = 16;
 
 /// Makes measurements of one model.
 pub struct Runner<'a> {
@@ -31,19 +31,31 @@ impl Runner<'_> {
         let request = self.request(prompt, 1);
         let client = self.session.client()?;
         let sent = Instant::now();
-        let stamps = answer(client, &request)?;
-        match stamps.first() {
+        let answer = answer(client, &request)?;
+        match answer.stamps.first() {
             Some(stamp) => Ok(stamp.duration_since(sent).as_secs_f64()),
             None => Err(silent().into()),
         }
     }
 
-    /// Tokens a second of so many streams together; `None` where they never ran all at once.
-    pub fn decode(&self, streams: u32) -> Result<Option<f64>, Failure> {
+    /// Tokens a second of so many streams together, or why they never ran all at once.
+    pub fn decode(&self, streams: u32) -> Result<Result<f64, Apart>, Failure> {
+        let mut found = Err(Apart::Ended);
+        for longer in [1, 2, 4] {
+            found = self.decode_tokens(streams, longer * self.answer_tokens)?;
+            // Prompts are read between the tokens of those that answer already, who may be done before the last one is read.
+            if found != Err(Apart::Ended) {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn decode_tokens(&self, streams: u32, tokens: u32) -> Result<Result<f64, Apart>, Failure> {
         let mut calls = Vec::new();
         for _ in 0..streams {
             let prompt = PROMPT_TOKENS.min(self.answer_tokens);
-            calls.push((self.session.client()?, self.request(prompt, self.answer_tokens)));
+            calls.push((self.session.client()?, self.request(prompt, tokens)));
         }
         let answers = thread::scope(|scope| {
             let running: Vec<_> = calls
@@ -56,7 +68,8 @@ impl Runner<'_> {
         Ok(speed(&answers))
     }
 
-    fn request(&self, prompt: u32, answer: u32) -> GenerateRequest {
+    /// For an answer of so many tokens to a new prompt.
+    pub fn request(&self, prompt: u32, answer: u32) -> GenerateRequest {
         GenerateRequest {
             model: Some(self.model.to_owned()),
             prompt: Prompt::Tokens(self.prompts.next(prompt)),
@@ -74,31 +87,76 @@ impl Runner<'_> {
     }
 }
 
+/// Why streams never ran all at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Apart {
+    /// Some waited for their turn.
+    Waited,
+    /// The first one ended before the last one began.
+    Ended,
+}
+
+/// An answer as it came.
+#[derive(Debug, Default)]
+struct Answer {
+    /// When each of its tokens came.
+    stamps: Vec<Instant>,
+    /// What the daemon says of its time.
+    timings: Timings,
+}
+
 /// Tokens a second of all streams, between the moment when the last of them has begun and that when the first one ends.
-fn speed(answers: &[Vec<Instant>]) -> Option<f64> {
+fn speed(answers: &[Answer]) -> Result<f64, Apart> {
+    together(answers).ok_or_else(|| {
+        // What waited for a turn waited for another answer's end: longer than its own prompt takes.
+        let waited = |answer: &Answer| answer.timings.queue_ms > answer.timings.prefill_ms;
+        match answers.iter().any(waited) {
+            true => Apart::Waited,
+            false => Apart::Ended,
+        }
+    })
+}
+
+fn together(answers: &[Answer]) -> Option<f64> {
     // A stream's first token belongs to its prompt.
-    let begin = answers.iter().map(|stamps| stamps.first()).max()??;
-    let end = answers.iter().map(|stamps| stamps.last()).min()??;
+    let begin = answers.iter().map(|answer| answer.stamps.first()).max()??;
+    let end = answers.iter().map(|answer| answer.stamps.last()).min()??;
     let seconds = end.checked_duration_since(*begin)?.as_secs_f64();
     let tokens = answers
         .iter()
-        .flatten()
+        .flat_map(|answer| &answer.stamps)
         .filter(|stamp| *stamp > begin && *stamp <= end)
         .count();
     (seconds > 0.0 && tokens > 0).then(|| tokens as f64 / seconds)
 }
 
-/// When each token of an answer came.
-fn answer(client: Client, request: &GenerateRequest) -> Result<Vec<Instant>, CallError> {
+fn answer(client: Client, request: &GenerateRequest) -> Result<Answer, CallError> {
     let mut stamps = Vec::new();
+    let timings = each_token(client, request, |stamp| {
+        stamps.push(stamp);
+        true
+    })?;
+    Ok(Answer { stamps, timings })
+}
+
+/// Tells when each token of an answer came, until its end or until nobody wants to know.
+pub fn each_token(
+    client: Client,
+    request: &GenerateRequest,
+    mut tell: impl FnMut(Instant) -> bool,
+) -> Result<Timings, CallError> {
     for line in client.events("/generate", request)? {
-        let event = line?.event;
-        if matches!(&event, Event::Token(token) if token.token.is_some()) {
-            stamps.push(Instant::now());
+        match line?.event {
+            Event::Token(token) if token.token.is_some() => {
+                if !tell(Instant::now()) {
+                    break;
+                }
+            }
+            Event::Done { timings, .. } => return Ok(timings),
+            event => refuse_error(event)?,
         }
-        refuse_error(event)?;
     }
-    Ok(stamps)
+    Ok(Timings::default())
 }
 
 /// An `error` event as an error.
@@ -156,16 +214,24 @@ mod tests {
     #[test]
     fn only_the_time_when_all_run_counts() {
         let zero = Instant::now();
-        let at = |list: &[u64]| -> Vec<Instant> {
-            list.iter().map(|ms| zero + Duration::from_millis(*ms)).collect()
+        let at = |list: &[u64]| Answer {
+            stamps: list.iter().map(|ms| zero + Duration::from_millis(*ms)).collect(),
+            timings: Timings::default(),
         };
         // Both run from 100 ms to 300 ms: two tokens and three.
         let two = [at(&[0, 100, 200, 300]), at(&[100, 150, 250, 300, 900])];
         assert!((speed(&two).unwrap() - 25.0).abs() < 1e-9);
         // One after the other.
-        assert_eq!(speed(&[at(&[0, 100]), at(&[200, 300])]), None);
-        assert_eq!(speed(&[at(&[0, 100]), Vec::new()]), None);
-        assert_eq!(speed(&[at(&[5])]), None);
+        let mut apart = [at(&[0, 100]), at(&[200, 300])];
+        assert_eq!(speed(&apart), Err(Apart::Ended));
+        apart[1].timings = Timings {
+            queue_ms: 150.0,
+            prefill_ms: 50.0,
+            ..Timings::default()
+        };
+        assert_eq!(speed(&apart), Err(Apart::Waited));
+        assert_eq!(speed(&[at(&[0, 100]), Answer::default()]), Err(Apart::Ended));
+        assert_eq!(speed(&[at(&[5])]), Err(Apart::Ended));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::errors::Failure;
 use crate::ipc::peer::Peer;
 use crate::ipc::reply::{self, Segment};
 use crate::jobs::ROOT;
-use crate::models::resident_memory;
+use crate::models::{private_memory, resident_memory};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
@@ -54,6 +54,7 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
             budget: app.models.budget(),
             claimed,
             resident: resident_memory(),
+            private: Some(private_memory()),
         },
         kv_blocks: sees_all.then(|| KvBlocks {
             tokens: small(hyprstream_engine::KV_BLOCK),
