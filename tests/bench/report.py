@@ -5,6 +5,8 @@ import platform
 import statistics
 import subprocess
 
+import limits
+
 # Name in the series, words, unit, digits, whether more is better (None: no ratio).
 ROWS = [
     ("prefill", "prefill, 512 tokens", "tok/s", 0, True),
@@ -37,7 +39,12 @@ read random token ids, no two prompts alike; n-gram speculation is off. Figures 
 how many times better hyprstream is: above 1 it is faster, or takes less. Load times are those of a new process whose file is in the page cache; in
 the first one hyprstream packs the weights, later ones map what it packed. While the long prompt is read the four answers go on, so that
 they are hundreds of tokens longer after it, and their steps longer too; the peer's hardly go on. Memory is read after a prompt of 512 tokens and one answer; the
-peer's has the Python interpreter in it."""
+peer's has the Python interpreter in it.
+
+The machine's limits are measured in each round by loops that only read memory or only multiply (`cargo bench -p hyprstream-kernels
+--bench speed -- {threads} "" limits`). A share is how much of the tokens that they allow a side makes: decode is bound by reading
+all matrices once a step, a prompt by multiplying with them. What attention reads and computes comes on top.
+llama.cpp may multiply prompts in int8, for which the machine allows about twice as much."""
 
 
 class Result:
@@ -60,6 +67,15 @@ class Result:
             lines.append(f"| {words} | {unit} | {cells[0]} | {cells[1]} | {better:.2f} |")
         return "\n".join(lines)
 
+    def shares(self):
+        """How much of what the machine allows each side makes."""
+        lines = ["| figure | limit, tok/s | since | hyprstream | llama.cpp |", "|---|---|---|---|---|"]
+        for name, (most, why) in limits.best(self.facts["limits"], self.facts["weights"]).items():
+            words = next(row[1] for row in ROWS if row[0] == name)
+            sides = [f"{self.series.median(name, side) / most:.0%}" for side in ("ours", "peer")]
+            lines.append(f"| {words} | {most:.0f} | {why} | {sides[0]} | {sides[1]} |")
+        return "\n".join(lines)
+
     @staticmethod
     def cell(values, scale, digits):
         text = [f"{scale * x:.{digits}f}" for x in (statistics.median(values), min(values), max(values))]
@@ -70,7 +86,8 @@ class Result:
         remarks = [f"{size:.0f} MB; other programs had {100 * self.facts['foreign']:.1f}% of the processors meanwhile."]
         if not self.facts["energy"]:
             remarks.append("Energy cannot be read on this machine (no RAPL counters).")
-        return f"## {os.path.basename(self.model)}\n\n{' '.join(remarks)}\n\n{self.table()}\n"
+        return f"## {os.path.basename(self.model)}\n\n{' '.join(remarks)}\n\n{self.table()}\n\n" \
+            f"Shares of the machine's limits:\n\n{self.shares()}\n"
 
 
 def output(*command, cwd=None):
@@ -109,6 +126,6 @@ def machine(args, root, results):
 
 def write(args, root, results):
     parts = ["# hyprstream and llama.cpp, side by side", "Written by `tests/bench/compare`; do not edit.", machine(args, root, results),
-             NOTES, *(result.section() for result in results)]
+             NOTES.replace("{threads}", str(args.threads)), *(result.section() for result in results)]
     with open(args.out, "w") as file:
         file.write("\n\n".join(parts).rstrip() + "\n")
