@@ -6,8 +6,10 @@
 
 mod inputs;
 
-use hyprstream_kernels::{Format, Input, MatrixRef, Pool, Product, Rows, Weight, multiply, reference};
-use inputs::{Random, bits, isas, matmul, pools};
+use hyprstream_kernels::{
+    Format, Forms, Input, Isa, MatrixRef, Pool, Product, Rows, Weight, multiply, reference,
+};
+use inputs::{Random, bits, isas, matmul, multiply_alone, pools};
 use proptest::prelude::*;
 
 /// Rounding of f32 sums, relative to the sum of magnitudes: a chain is at most 1024 / 8 products long, each of which
@@ -51,8 +53,20 @@ impl Case {
     }
 
     fn run(&self, pool: &Pool) -> Vec<f32> {
+        self.run_as(pool, self.tokens)
+    }
+
+    /// The first `decode` tokens as generated ones, the others as those of prompts.
+    fn run_as(&self, pool: &Pool, decode: usize) -> Vec<f32> {
         let mut y = vec![f32::NAN; self.tokens * self.rows];
-        matmul(pool, self.w(), &self.x, self.bias.as_deref(), &mut y);
+        let product = Product {
+            w: Weight::Plain(self.w()),
+            bias: self.bias.as_deref(),
+            y: &mut y,
+            add: false,
+        };
+        let prefill = self.tokens - decode;
+        multiply_alone(pool, &self.x, Rows { decode, prefill }, product);
         y
     }
 
@@ -139,7 +153,8 @@ fn ten_matrices_in_one_pass() {
     };
     for pool in pools() {
         let mut input = Input::new(3, 512).unwrap();
-        input.set(&pool, &x, 512, rows, Weight::Plain(cases[0].w()).forms());
+        let forms = cases.iter().map(|case| Weight::Plain(case.w()).forms());
+        input.set(&pool, &x, 512, rows, forms.fold(Forms::default(), Forms::and));
         let mut together: Vec<Vec<f32>> = cases.iter().map(|case| vec![f32::NAN; 3 * case.rows]).collect();
         let mut products: Vec<Product<'_>> = cases
             .iter()
@@ -154,7 +169,13 @@ fn ten_matrices_in_one_pass() {
         multiply(&pool, &input, &mut products);
         for (case, together) in cases.iter().zip(&together) {
             let mut alone = vec![0.0; 3 * case.rows];
-            matmul(&pool, case.w(), &x, case.bias.as_deref(), &mut alone);
+            let product = Product {
+                w: Weight::Plain(case.w()),
+                bias: case.bias.as_deref(),
+                y: &mut alone,
+                add: false,
+            };
+            multiply_alone(&pool, &x, rows, product);
             assert_eq!(bits(together), bits(&alone));
         }
     }
@@ -167,9 +188,18 @@ fn infinite_weights_and_inputs_do_not_panic() {
             let bytes = vec![0xff; 5 * format.row_bytes(256).unwrap()];
             let w = MatrixRef::new(format, 5, 256, &bytes).unwrap();
             for tokens in [1, 4] {
-                let mut y = vec![0.0; 5 * tokens];
-                matmul(&pool, w, &vec![f32::INFINITY; 256 * tokens], None, &mut y);
-                assert!(y.iter().all(|y| !y.is_finite()));
+                for (decode, prefill) in [(tokens, 0), (0, tokens)] {
+                    let mut y = vec![0.0; 5 * tokens];
+                    let product = Product {
+                        w: Weight::Plain(w),
+                        bias: None,
+                        y: &mut y,
+                        add: false,
+                    };
+                    let x = vec![f32::INFINITY; 256 * tokens];
+                    multiply_alone(&pool, &x, Rows { decode, prefill }, product);
+                    assert!(y.iter().all(|y| !y.is_finite()));
+                }
             }
         }
     }
@@ -182,6 +212,20 @@ proptest! {
         seed: u64, pick in 0..Format::ALL.len(), rows in 1_usize..70, cols in 1_usize..1400, tokens in 1_usize..9,
     ) {
         Case::new(Format::ALL[pick], [rows, cols, tokens], seed).check(&pools());
+    }
+
+    /// Tiles, which F16 has, are tested in `tiles`.
+    #[test]
+    fn roles_make_no_difference_without_tiles(
+        seed: u64, pick in 0..Format::ALL.len(), rows in 1_usize..70, cols in 1_usize..1400, decode in 0_usize..5,
+        prefill in 1_usize..9,
+    ) {
+        let case = Case::new(Format::ALL[pick], [rows, cols, decode + prefill], seed);
+        for pool in pools() {
+            if pool.isa() < Isa::Amx || case.format != Format::F16 {
+                prop_assert_eq!(bits(&case.run_as(&pool, decode)), bits(&case.run(&pool)));
+            }
+        }
     }
 
     #[test]

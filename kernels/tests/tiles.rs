@@ -7,76 +7,85 @@ mod inputs;
 
 use half::bf16;
 use hyprstream_kernels::{
-    Format, Input, Isa, PackedRef, Pool, Product, Rows, Weight, decode_row_with, multiply, pack, packed_bytes,
+    Format, Isa, MatrixRef, PackedRef, Pool, Product, Rows, Weight, decode_row_with, pack, packed_bytes,
+    reference,
 };
-use inputs::{Random, bits};
+use inputs::{Aligned, Random, bits, multiply_alone};
 use proptest::prelude::*;
 
 /// Sums of products in f32, of which each step is rounded: relative to the sum of the products' magnitudes.
 const SUM_REL_MAX: f64 = 2e-6;
 
-/// Bytes on a 64-byte boundary.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Aligned([u8; 64]);
+/// What rounding an activation and an F16 weight to bf16, which has 8 bits of precision, changes of their product.
+const F16_PROMPT_REL_MAX: f64 = 2.01 / (1 << 9) as f64;
 
-/// A packed matrix with its values.
-struct Packed {
+/// A matrix with its values: packed, or in F16 as in a file.
+struct Matrix {
     format: Format,
     rows: usize,
     cols: usize,
-    bytes: Vec<Aligned>,
+    /// Packed, or a file, in which the weights begin at `from` and end before its last byte. What is around them is no
+    /// number.
+    bytes: Aligned,
+    from: usize,
     values: Vec<f32>,
 }
 
-impl Packed {
-    fn new(random: &mut Random, format: Format, rows: usize, cols: usize) -> Packed {
+impl Matrix {
+    fn new(random: &mut Random, format: Format, rows: usize, cols: usize) -> Matrix {
         let blocks = random.blocks(format, rows * cols);
-        let w = hyprstream_kernels::MatrixRef::new(format, rows, cols, &blocks).unwrap();
+        let w = MatrixRef::new(format, rows, cols, &blocks).unwrap();
         let mut values = vec![0.0; rows * cols];
         decode_row_with(Isa::Scalar, format, &blocks, &mut values);
-        let mut packed = Packed {
+        let (bytes, from) = if let Some(len) = packed_bytes(format, rows, cols) {
+            let mut packed = Aligned::new(len);
+            pack(&Pool::with_isa(1, Isa::Scalar).unwrap(), w, packed.as_mut_slice());
+            (packed, 0)
+        } else {
+            let from = (random.bits() % 67) as usize;
+            let mut file = Aligned::new(from + blocks.len() + 64);
+            file.as_mut_slice().fill(0xff);
+            file.as_mut_slice()[from..][..blocks.len()].copy_from_slice(&blocks);
+            (file, from)
+        };
+        Matrix {
             format,
             rows,
             cols,
-            bytes: vec![Aligned([0; 64]); packed_bytes(format, rows, cols).unwrap().div_ceil(64)],
+            bytes,
+            from,
             values,
-        };
-        let len = packed_bytes(format, rows, cols).unwrap();
-        // SAFETY: plain bytes.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(packed.bytes.as_mut_ptr().cast::<u8>(), len) };
-        pack(&Pool::with_isa(1, Isa::Scalar).unwrap(), w, bytes);
-        packed
+        }
     }
 
-    fn as_ref(&self) -> PackedRef<'_> {
-        let len = packed_bytes(self.format, self.rows, self.cols).unwrap();
-        // SAFETY: plain bytes.
-        let bytes = unsafe { std::slice::from_raw_parts(self.bytes.as_ptr().cast::<u8>(), len) };
-        PackedRef::new(self.format, self.rows, self.cols, bytes).unwrap()
+    fn weight(&self) -> Weight<'_> {
+        let (format, rows, cols) = (self.format, self.rows, self.cols);
+        let bytes = self.bytes.as_slice();
+        if packed_bytes(format, rows, cols).is_some() {
+            return Weight::Packed(PackedRef::new(format, rows, cols, bytes).unwrap());
+        }
+        let len = format.row_bytes(cols).unwrap() * rows;
+        Weight::Plain(MatrixRef::new(format, rows, cols, &bytes[self.from..][..len]).unwrap())
     }
 }
 
 /// `y[rows, w.rows]`, added to `y` where it is given.
 fn product(
     pool: &Pool,
-    w: &Packed,
+    w: &Matrix,
     x: &[f32],
     rows: Rows,
     bias: Option<&[f32]>,
     y: Option<&[f32]>,
 ) -> Vec<f32> {
-    let mut input = Input::new(rows.total(), w.cols).unwrap();
-    let weight = Weight::Packed(w.as_ref());
-    input.set(pool, x, w.cols, rows, weight.forms());
     let mut out = y.map_or_else(|| vec![f32::NAN; rows.total() * w.rows], <[f32]>::to_vec);
     let product = Product {
-        w: weight,
+        w: w.weight(),
         bias,
         y: &mut out,
         add: y.is_some(),
     };
-    multiply(pool, &input, &mut [product]);
+    multiply_alone(pool, x, rows, product);
     out
 }
 
@@ -93,11 +102,11 @@ fn round(v: f32) -> f64 {
     f64::from(bf16::from_f32(v).to_f32())
 }
 
-/// Formats that can be packed.
+/// Formats whose products with prompts are by tiles: packed ones, and F16.
 fn formats() -> Vec<Format> {
     Format::ALL
         .into_iter()
-        .filter(|f| packed_bytes(*f, 16, 256).is_some())
+        .filter(|f| !matches!(f, Format::F32 | Format::BF16))
         .collect()
 }
 
@@ -110,7 +119,7 @@ fn check_prompt(
     add: bool,
 ) {
     let (rows, cols) = shape;
-    let w = Packed::new(random, format, rows, cols);
+    let w = Matrix::new(random, format, rows, cols);
     let x = random.floats(tokens * cols);
     let (bias, before) = (random.floats(rows), random.floats(tokens * rows));
     let all = Rows {
@@ -150,6 +159,7 @@ fn prompts_agree_with_bf16_products_in_every_format() {
         for format in formats() {
             check_prompt(&pool, &mut random, format, (33, 256), 17, false);
             check_prompt(&pool, &mut random, format, (50, 512), 70, true);
+            check_prompt(&pool, &mut random, format, (5, 0), 3, false);
         }
     }
 }
@@ -160,6 +170,8 @@ fn long_rows_and_many_tokens_are_summed_in_turns_and_bands() {
     let mut random = Random(2);
     check_prompt(&pool, &mut random, Format::Q4_K, (40, 4608), 70, false);
     check_prompt(&pool, &mut random, Format::Q6_K, (17, 2304), 530, true);
+    check_prompt(&pool, &mut random, Format::F16, (37, 4600), 70, false);
+    check_prompt(&pool, &mut random, Format::F16, (17, 2309), 530, true);
 }
 
 #[test]
@@ -167,7 +179,7 @@ fn a_token_of_a_prompt_is_the_same_alone_and_in_company() {
     let Some(pool) = amx(2) else { return };
     let mut random = Random(3);
     for format in formats() {
-        let w = Packed::new(&mut random, format, 70, 768);
+        let w = Matrix::new(&mut random, format, 70, 768);
         let x = random.floats(70 * 768);
         let rows = |decode, prefill| Rows { decode, prefill };
         let all = product(&pool, &w, &x, rows(0, 70), None, None);
@@ -177,6 +189,30 @@ fn a_token_of_a_prompt_is_the_same_alone_and_in_company() {
             let alone = product(&pool, &w, &x[token * 768..][..768], rows(0, 1), None, None);
             assert_eq!(bits(&alone), bits(&all[token * 70..][..70]), "{format:?} {token}");
         }
+    }
+}
+
+#[test]
+fn prompts_of_f16_weights_are_near_the_reference() {
+    let Some(pool) = amx(2) else { return };
+    let mut random = Random(4);
+    let w = Matrix::new(&mut random, Format::F16, 50, 1100);
+    let x = random.floats(20 * 1100);
+    let (decode, prefill) = (0, 20);
+    let y = product(&pool, &w, &x, Rows { decode, prefill }, None, None);
+    let Weight::Plain(plain) = w.weight() else {
+        panic!("F16 has no packed form");
+    };
+    let mut expected = vec![0.0; 20 * 50];
+    reference::matmul(plain, &x, None, &mut expected);
+    for (at, (y, expected)) in y.iter().zip(&expected).enumerate() {
+        let (x, w) = (&x[at / 50 * 1100..][..1100], &w.values[at % 50 * 1100..][..1100]);
+        let magnitude: f64 = x.iter().zip(w).map(|(x, w)| f64::from((x * w).abs())).sum();
+        let error = f64::from(y - expected).abs();
+        assert!(
+            error <= (F16_PROMPT_REL_MAX + SUM_REL_MAX) * magnitude,
+            "{y} against {expected}"
+        );
     }
 }
 
@@ -195,6 +231,24 @@ proptest! {
     }
 
     #[test]
+    fn prompts_of_any_number_of_columns(
+        rows in 1_usize..80, cols in 1_usize..1400, decode in 0_usize..9, prefill in 1_usize..70,
+        threads in 1_usize..4, add: bool, seed: u64,
+    ) {
+        let format = Format::F16;
+        if let Some(pool) = amx(threads) {
+            let random = &mut Random(seed);
+            check_prompt(&pool, random, format, (rows, cols), prefill, add);
+            let w = Matrix::new(random, format, rows, cols);
+            let x = random.floats((decode + prefill) * cols);
+            let both = product(&pool, &w, &x, Rows { decode, prefill }, None, None);
+            let behind = &x[decode * cols..];
+            let alone = product(&pool, &w, behind, Rows { decode: 0, prefill }, None, None);
+            prop_assert_eq!(bits(&both[decode * rows..]), bits(&alone));
+        }
+    }
+
+    #[test]
     fn generated_tokens_are_bit_for_bit_those_of_vnni(
         format in 0_usize..20, rows in 1_usize..80, blocks in 1_usize..5, tokens in 1_usize..70, prefill in 0_usize..20,
         threads in 1_usize..4, seed: u64,
@@ -205,7 +259,7 @@ proptest! {
             return Ok(());
         };
         let mut random = Random(seed);
-        let w = Packed::new(&mut random, format, rows, blocks * format.block_len());
+        let w = Matrix::new(&mut random, format, rows, blocks * format.block_len());
         let x = random.floats((tokens + prefill) * w.cols);
         let both = Rows { decode: tokens, prefill };
         let only = Rows { decode: tokens, prefill: 0 };

@@ -8,14 +8,10 @@ use hyprstream_kernels::{
 
 use super::limits::{Kind, Limits, Speed, best};
 
-const PLAIN: Forms = Forms {
-    plain: true,
-    by_32: false,
-    by_256: false,
-};
 /// What the model's formats want.
 const FORMS: Forms = Forms {
     plain: false,
+    halves: false,
     by_32: false,
     by_256: true,
 };
@@ -29,6 +25,14 @@ fn instructions(pool: &Pool, rows: Rows) -> Kind {
         Isa::Amx if rows.prefill > 0 => Kind::Bf16Tiles,
         Isa::Amx if TILE_DECODE_ROWS.contains(&rows.decode) => Kind::Int8Tiles,
         _ => Kind::Int8,
+    }
+}
+
+/// What multiplies weights that stay as they are in the file.
+fn instructions_of_plain(pool: &Pool, format: Format, rows: Rows) -> Kind {
+    match pool.isa() {
+        Isa::Amx if rows.prefill > 0 && format == Format::F16 => Kind::Bf16Tiles,
+        _ => Kind::F32,
     }
 }
 
@@ -305,9 +309,9 @@ pub fn formats(pool: &Pool, limits: &Limits) {
             report(pool, &Matrices::new(format, rows, cols, MEMORY / len), limits);
         }
     }
-    heading(|_| Kind::F32);
     for format in Format::ALL {
         if packed_bytes(format, rows, cols).is_none() {
+            heading(|rows| instructions_of_plain(pool, format, rows));
             plain(pool, format, rows, cols, limits);
         }
     }
@@ -322,19 +326,21 @@ fn plain(pool: &Pool, format: Format, rows: usize, cols: usize, limits: &Limits)
     for column in COLUMNS {
         let tokens = column.total();
         let (x, mut y) = (vec![1.0; tokens * cols], vec![0.0; tokens * rows]);
-        let Some(mut input) = Input::new(tokens, cols) else {
+        let mut slices = bytes.chunks_exact(len).cycle();
+        let mut next = || {
+            let w = MatrixRef::new(format, rows, cols, slices.next()?);
+            w.map(Weight::Plain)
+        };
+        let (Some(mut input), Some(w)) = (Input::new(tokens, cols), next()) else {
             return;
         };
-        input.set(pool, &x, cols, column, PLAIN);
-        let mut slices = bytes.chunks_exact(len).cycle();
+        input.set(pool, &x, cols, column, w.forms());
         let seconds = best(if tokens > 16 { PROMPT_ROUNDS } else { MEMORY / len }, || {
-            let w = slices.next().and_then(|b| MatrixRef::new(format, rows, cols, b));
-            if let Some(w) = w {
-                run(pool, &input, [(Some(Weight::Plain(w)), &mut y)], false);
-            }
+            run(pool, &input, [(next(), &mut y)], false);
         });
         let operations = 2 * tokens * rows * cols;
-        print!("  {}", limits.speed(Kind::F32, len, operations, seconds));
+        let kind = instructions_of_plain(pool, format, column);
+        print!("  {}", limits.speed(kind, len, operations, seconds));
     }
     println!();
 }

@@ -28,9 +28,10 @@ const PIECE_VALUES: usize = 2 << 10;
 /// How many rows of each role: generated tokens first, then those of prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
-    /// Generated tokens, and guessed ones: products in int8.
+    /// Generated tokens, and guessed ones: products in int8, or in f32 where weights are plain.
     pub decode: usize,
-    /// Tokens of prompts: products in bf16 where the processor has tiles, else in int8.
+    /// Tokens of prompts: products in bf16 where the processor has tiles, else as `decode`. Weights that are plain, but for
+    /// F16, have the same as `decode` everywhere.
     pub prefill: usize,
 }
 
@@ -44,8 +45,10 @@ impl Rows {
 /// What kinds of weights the rows will meet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forms {
-    /// `Weight::Plain`: floats.
+    /// `Weight::Plain` but for `halves`: floats.
     pub plain: bool,
+    /// `Weight::Plain` in F16: floats, and bf16 in place of them for rows that tiles multiply.
+    pub halves: bool,
     /// Packed formats with scales for 32 columns: int8 with as many, and bf16.
     pub by_32: bool,
     /// Packed formats with blocks of 256 columns: int8 with a scale for 256, and bf16.
@@ -58,13 +61,14 @@ impl Forms {
     pub fn and(self, other: Forms) -> Forms {
         Forms {
             plain: self.plain || other.plain,
+            halves: self.halves || other.halves,
             by_32: self.by_32 || other.by_32,
             by_256: self.by_256 || other.by_256,
         }
     }
 
-    fn packed(self) -> bool {
-        self.by_32 || self.by_256
+    fn bf16(self) -> bool {
+        self.halves || self.by_32 || self.by_256
     }
 }
 
@@ -80,9 +84,9 @@ pub struct Input {
     pub(crate) cols: usize,
     pub(crate) rows: Rows,
     pub(crate) forms: Forms,
-    /// Rows in int8: the first ones, or all.
-    pub(crate) int8_rows: usize,
-    /// How those are spread over blocks, where tiles multiply them.
+    /// Rows that have no bf16: generated tokens, or all where there are no tiles.
+    pub(crate) first_rows: usize,
+    /// How those in int8 are spread over blocks, where tiles multiply them.
     pub(crate) blocks: Option<Blocks>,
     plain: Vec<f32>,
     by_32: Int8<Group>,
@@ -117,7 +121,7 @@ impl Input {
             cols: 0,
             rows: Rows::default(),
             forms: Forms::default(),
-            int8_rows: 0,
+            first_rows: 0,
             blocks: None,
             plain: filled(0.0, values)?,
             by_32: Int8::new(rows_max, cols_max)?,
@@ -197,14 +201,14 @@ impl Input {
         self.cols = cols;
         self.rows = rows;
         self.forms = forms;
-        self.int8_rows = if tiles { rows.decode } else { total };
+        self.first_rows = if tiles { rows.decode } else { total };
         self.blocks = (tiles && blocks::ROWS.contains(&rows.decode)).then(|| Blocks::new(rows.decode));
         if len == 0 {
             return;
         }
-        let plain = if forms.plain { total } else { 0 };
-        let int8 = |wanted| if wanted { self.int8_rows } else { 0 };
-        let tile_rows = if forms.packed() && tiles {
+        let plain_rows = self.plain_rows();
+        let int8 = |wanted| if wanted { self.first_rows } else { 0 };
+        let tile_rows = if forms.bf16() && tiles {
             rows.prefill.next_multiple_of(TILE_ROWS)
         } else {
             0
@@ -212,7 +216,8 @@ impl Input {
         let target = Target {
             cols,
             first_tile_row: rows.decode,
-            plain: Shards::new(&mut self.plain[..plain * cols]),
+            plain_rows,
+            plain: Shards::new(&mut self.plain[..plain_rows * cols]),
             by_32: self.by_32.target(int8(forms.by_32), cols, self.blocks),
             by_256: self.by_256.target(int8(forms.by_256), cols, self.blocks),
             bf16: Shards::new(&mut self.bf16[..tile_rows * cols.div_ceil(GROUP)]),
@@ -243,22 +248,31 @@ impl Input {
         });
     }
 
-    /// Floats `[rows, cols]`.
-    pub(crate) fn plain(&self) -> &[f32] {
-        assert!(self.forms.plain, "the plain form was set");
-        &self.plain[..self.rows.total() * self.cols]
+    /// Rows that have floats: the first ones.
+    fn plain_rows(&self) -> usize {
+        match self.forms {
+            Forms { plain: true, .. } => self.rows.total(),
+            Forms { halves: true, .. } => self.first_rows,
+            _ => 0,
+        }
+    }
+
+    /// Floats of the first rows: `[rows, cols]`.
+    pub(crate) fn plain(&self, rows: usize) -> &[f32] {
+        assert!(rows <= self.plain_rows(), "the plain form was set");
+        &self.plain[..rows * self.cols]
     }
 
     /// The int8 rows with a scale for 32 columns, where `blocks` is none.
     pub(crate) fn by_32(&self) -> (&[i8], &[Group]) {
         assert!(self.forms.by_32 && self.blocks.is_none(), "the form was set");
-        self.by_32.rows(self.int8_rows, self.cols)
+        self.by_32.rows(self.first_rows, self.cols)
     }
 
     /// As `by_32`, with a scale for 256.
     pub(crate) fn by_256(&self) -> (&[i8], &[Super]) {
         assert!(self.forms.by_256 && self.blocks.is_none(), "the form was set");
-        self.by_256.rows(self.int8_rows, self.cols)
+        self.by_256.rows(self.first_rows, self.cols)
     }
 
     /// A block of the int8 rows with a scale for 32 columns, where there are `blocks`.
@@ -273,12 +287,17 @@ impl Input {
         self.by_256.tiles(block, self.cols)
     }
 
+    /// Rows that tiles multiply: those of prompts, or none.
+    pub(crate) fn bf16_rows(&self) -> usize {
+        self.rows.total() - self.first_rows
+    }
+
     /// bf16 of the rows of prompts, where the pool has tiles: blocks of 16 rows x 32 columns, all blocks of the first 16
-    /// rows in order of columns, then those of the next.
+    /// rows in order of columns, then those of the next. Zeros fill the last columns up.
     pub(crate) fn bf16(&self) -> &[Line] {
-        assert!(self.forms.packed(), "a packed form was set");
-        let rows = self.rows.total() - self.int8_rows;
-        &self.bf16[..rows.next_multiple_of(TILE_ROWS) * (self.cols / GROUP)]
+        assert!(self.forms.bf16(), "a form with bf16 was set");
+        let rows = self.bf16_rows();
+        &self.bf16[..rows.next_multiple_of(TILE_ROWS) * self.cols.div_ceil(GROUP)]
     }
 }
 
@@ -286,6 +305,7 @@ impl Input {
 struct Target<'a> {
     cols: usize,
     first_tile_row: usize,
+    plain_rows: usize,
     plain: Shards<'a, f32>,
     by_32: int8::Target<'a, Group>,
     by_256: int8::Target<'a, Super>,
@@ -296,12 +316,12 @@ impl Target<'_> {
     /// Where the bf16 values of 32 columns of a row of prompts are.
     #[inline(always)]
     fn line(&self, tile_row: usize, group: usize) -> usize {
-        let groups = self.cols / GROUP;
+        let groups = self.cols.div_ceil(GROUP);
         (tile_row / TILE_ROWS * groups + group) * TILE_ROWS + tile_row % TILE_ROWS
     }
 
     fn clear_tile_row(&self, tile_row: usize) {
-        for group in 0..self.cols / GROUP {
+        for group in 0..self.cols.div_ceil(GROUP) {
             // SAFETY: called before the pieces, on one thread.
             let line = unsafe { self.bf16.part(self.line(tile_row, group), 1) };
             line.fill(Line([0; GROUP]));
@@ -315,7 +335,7 @@ impl Target<'_> {
     /// No other thread stores the same.
     #[inline(always)]
     unsafe fn put<S: Simd>(&self, s: S, row: usize, at: usize, v: &[f32]) {
-        if !self.plain.is_empty() {
+        if row < self.plain_rows {
             let len = v.len().min(self.cols - at);
             // SAFETY: as the caller says.
             unsafe { self.plain.part(row * self.cols + at, len) }.copy_from_slice(&v[..len]);

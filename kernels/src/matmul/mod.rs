@@ -8,6 +8,7 @@ mod tile;
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::quant::decode::Decoder;
 use crate::quant::{Format, with_decoder};
@@ -72,7 +73,6 @@ pub(crate) struct Part<'a> {
     add: bool,
     tokens: usize,
     row_bytes: usize,
-    piece_rows: usize,
 }
 
 impl<'a> Part<'a> {
@@ -90,11 +90,6 @@ impl<'a> Part<'a> {
         assert_eq!(tokens * w.cols, x.len(), "x is [tokens, cols]");
         assert_eq!(tokens.checked_mul(w.rows), Some(y.len()), "y is [tokens, rows]");
         assert!(bias.is_none_or(|bias| bias.len() == w.rows), "bias is [rows]");
-        let piece_rows = if tokens == 1 {
-            (PIECE_BYTES / row_bytes.max(1)).next_multiple_of(4).max(4)
-        } else {
-            tile::ROWS
-        };
         Part {
             w,
             bias,
@@ -103,7 +98,6 @@ impl<'a> Part<'a> {
             add,
             tokens,
             row_bytes,
-            piece_rows,
         }
     }
 
@@ -112,29 +106,35 @@ impl<'a> Part<'a> {
         &self.w.bytes[i * self.row_bytes..(i + 1) * self.row_bytes]
     }
 
-    pub(crate) fn pieces(&self) -> usize {
-        if self.tokens == 0 {
-            0
+    /// Rows of weights that make a piece.
+    pub(crate) fn piece_rows(&self) -> usize {
+        if self.tokens == 1 {
+            (PIECE_BYTES / self.row_bytes.max(1)).next_multiple_of(4).max(4)
         } else {
-            self.w.rows.div_ceil(self.piece_rows)
+            tile::ROWS
         }
     }
 
-    pub(crate) fn run(&self, level: Level, piece: usize) {
-        let first = piece * self.piece_rows;
-        let rows = self.piece_rows.min(self.w.rows - first);
-        if self.tokens == 1 {
-            with_decoder!(self.w.format, D => {
-                level.run(OneToken::<D> { part: self, first, rows, decoder: PhantomData });
-            });
-        } else {
-            TILE.with_borrow_mut(|tile| {
+    /// Computes the outputs of some rows of weights for all tokens.
+    pub(crate) fn run(&self, level: Level, of: Range<usize>) {
+        match self.tokens {
+            0 => return,
+            1 => {
+                let (first, rows) = (of.start, of.len());
                 with_decoder!(self.w.format, D => {
-                    level.run(ManyTokens::<D> { part: self, first, rows, tile, decoder: PhantomData });
+                    level.run(OneToken::<D> { part: self, first, rows, decoder: PhantomData });
                 });
-            });
+            }
+            _ => TILE.with_borrow_mut(|tile| {
+                for first in of.clone().step_by(tile::ROWS) {
+                    let rows = tile::ROWS.min(of.end - first);
+                    with_decoder!(self.w.format, D => {
+                        level.run(ManyTokens::<D> { part: self, first, rows, tile, decoder: PhantomData });
+                    });
+                }
+            }),
         }
-        self.add_bias(first, rows);
+        self.add_bias(of.start, of.len());
     }
 
     fn add_bias(&self, first: usize, rows: usize) {

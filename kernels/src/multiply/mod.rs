@@ -4,24 +4,27 @@
 //! or the number of threads.
 
 mod int8;
+mod outputs;
+mod spread;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
-use crate::input::{Forms, Input, TILE_ROWS};
+use std::ops::Range;
+
+use crate::input::{Forms, Input};
 use crate::matmul::{self, MatrixRef};
 use crate::packed::PackedRef;
-use crate::packed::layout::{Layout, Scales};
+use crate::packed::layout::{Layout, PANEL, Scales};
 use crate::pool::Pool;
-use crate::shards::Shards;
+use crate::quant::Format;
 use crate::simd::Level;
+use outputs::Outputs;
+use spread::{Share, Spread};
 
 /// Products that share one pass; more than these take several.
 const PARTS: usize = 8;
-
-/// Weights of one piece, about: long enough that the counter and the start of its streams cost little.
-const PIECE_BYTES: usize = 128 << 10;
 
 /// A weight matrix.
 #[derive(Clone, Copy, Debug)]
@@ -41,16 +44,35 @@ impl Weight<'_> {
         }
     }
 
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Weight::Plain(w) => w.bytes,
+            Weight::Packed(w) => w.bytes,
+        }
+    }
+
     /// The form of an input that its products read.
     pub fn forms(&self) -> Forms {
-        let scales = match self {
-            Weight::Plain(_) => None,
-            Weight::Packed(w) => Layout::of(w.format).map(|layout| layout.scales),
-        };
-        Forms {
-            plain: scales.is_none(),
-            by_32: matches!(scales, Some(Scales::Half | Scales::Exponent)),
-            by_256: scales == Some(Scales::Super),
+        let none = Forms::default();
+        match self {
+            Weight::Plain(w) => {
+                let halves = w.format == Format::F16;
+                let plain = !halves;
+                Forms {
+                    plain,
+                    halves,
+                    ..none
+                }
+            }
+            Weight::Packed(w) => {
+                let by_256 = Layout::of(w.format).is_some_and(|layout| layout.scales == Scales::Super);
+                let by_32 = !by_256;
+                Forms {
+                    by_32,
+                    by_256,
+                    ..none
+                }
+            }
         }
     }
 }
@@ -77,167 +99,109 @@ pub fn multiply(pool: &Pool, input: &Input, products: &mut [Product<'_>]) {
         let mut pieces = 0;
         for (part, product) in parts.iter_mut().zip(products) {
             let part = part.insert(Part::new(pool, input, product));
-            pieces += part.pieces();
+            pieces += part.spread.pieces();
         }
         let level = pool.level();
         pool.run(pieces, &|piece| {
             let mut piece = piece;
             for part in parts.iter().flatten() {
-                if piece < part.pieces() {
+                if piece < part.spread.pieces() {
                     return part.run(level, piece);
                 }
-                piece -= part.pieces();
+                piece -= part.spread.pieces();
             }
         });
     }
 }
 
-enum Part<'a> {
+/// A product on its way through the pool.
+struct Part<'a> {
+    first: First<'a>,
+    /// The rows of prompts behind them.
+    #[cfg(target_arch = "x86_64")]
+    prompts: wide::Prompts<'a>,
+    spread: Spread,
+}
+
+/// The rows that no bf16 tiles multiply: generated tokens, or all.
+enum First<'a> {
     Plain(matmul::Part<'a>),
     Packed(Packed<'a>),
 }
 
 impl<'a> Part<'a> {
     fn new(pool: &Pool, input: &'a Input, product: &'a mut Product<'_>) -> Part<'a> {
-        let (rows, cols) = product.w.shape();
+        let (w, bias, add) = (product.w, product.bias, product.add);
+        let (rows, cols) = w.shape();
         assert_eq!(cols, input.cols, "weights and input agree");
+        let total = input.rows.total();
         assert_eq!(
-            input.rows.total().checked_mul(rows),
+            total.checked_mul(rows),
             Some(product.y.len()),
             "y is [rows, w.rows]"
         );
-        assert!(
-            product.bias.is_none_or(|bias| bias.len() == rows),
-            "bias is [w.rows]"
-        );
-        match product.w {
-            Weight::Plain(w) => Part::Plain(matmul::Part::new(
-                input.plain(),
+        assert!(bias.is_none_or(|bias| bias.len() == rows), "bias is [w.rows]");
+        let first_rows = if w.forms().plain { total } else { input.first_rows };
+        let prompts = total - first_rows;
+        let (y, behind) = product.y.split_at_mut(first_rows * rows);
+        let (first, piece_rows) = match w {
+            Weight::Plain(w) => {
+                let first = matmul::Part::new(input.plain(first_rows), w, bias, y, add);
+                let alone = (prompts == 0).then(|| first.piece_rows());
+                (First::Plain(first), alone)
+            }
+            Weight::Packed(w) => {
+                let whole = PackedRef::new(w.format, w.rows, w.cols, w.bytes).is_some();
+                assert!(whole, "bytes and shape of the weights agree");
+                let out = Outputs::new(rows, bias, y, add);
+                (First::Packed(Packed { w, input, out }), None)
+            }
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        debug_assert!(behind.is_empty());
+        Part {
+            first,
+            #[cfg(target_arch = "x86_64")]
+            prompts: wide::Prompts {
                 w,
-                product.bias,
-                product.y,
-                product.add,
-            )),
-            Weight::Packed(w) => Part::Packed(Packed::new(pool, input, w, product)),
-        }
-    }
-
-    fn pieces(&self) -> usize {
-        match self {
-            Part::Plain(part) => part.pieces(),
-            Part::Packed(part) => part.pieces(),
+                input,
+                out: Outputs::new(rows, bias, behind, add),
+            },
+            spread: Spread::new(pool, &w, total, prompts, piece_rows),
         }
     }
 
     fn run(&self, level: Level, piece: usize) {
-        match self {
-            Part::Plain(part) => part.run(level, piece),
-            Part::Packed(part) => part.run(level, piece),
+        let Share { rows, first, blocks } = self.spread.share(piece);
+        let panels = rows.start / PANEL..rows.end.div_ceil(PANEL);
+        match &self.first {
+            _ if !first => (),
+            First::Plain(part) => part.run(level, rows),
+            First::Packed(part) => part.run(level, panels.clone()),
         }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(amx) = level.amx() {
+            self.prompts.run(amx, panels, blocks);
+        }
+        let _ = blocks;
     }
 }
 
-/// A product of packed weights on its way through the pool.
+/// Packed weights with rows in int8.
 struct Packed<'a> {
     w: PackedRef<'a>,
     input: &'a Input,
-    bias: Option<&'a [f32]>,
-    y: Shards<'a, f32>,
-    add: bool,
-    piece_panels: usize,
-    bands: Bands,
+    out: Outputs<'a>,
 }
 
-/// How the rows of prompts are spread over pieces: `count` times `blocks` blocks of 16, `all` together.
-#[derive(Clone, Copy)]
-struct Bands {
-    count: usize,
-    blocks: usize,
-    all: usize,
-}
-
-impl Bands {
-    fn new(input: &Input) -> Bands {
-        let rows = input.rows.total() - input.int8_rows;
-        let all = rows.div_ceil(TILE_ROWS);
+impl Packed<'_> {
+    /// Computes the outputs of some panels for all of the rows.
+    fn run(&self, level: Level, panels: Range<usize>) {
+        let rows = 0..self.input.first_rows;
         #[cfg(target_arch = "x86_64")]
-        let blocks = wide::band_blocks(rows, input.cols).max(1);
-        #[cfg(not(target_arch = "x86_64"))]
-        let blocks = all.max(1);
-        Bands {
-            count: all.div_ceil(blocks).max(1),
-            blocks,
-            all,
-        }
-    }
-}
-
-impl<'a> Packed<'a> {
-    fn new(pool: &Pool, input: &'a Input, w: PackedRef<'a>, product: &'a mut Product<'_>) -> Packed<'a> {
-        let whole = PackedRef::new(w.format, w.rows, w.cols, w.bytes).is_some();
-        assert!(whole, "bytes and shape of the weights agree");
-        // The same number of pieces for each thread, and each walks several streams.
-        let share = w.bytes.len() / pool.threads() / PIECE_BYTES;
-        let piece_panels = w
-            .panels()
-            .div_ceil(pool.threads() * share.max(1))
-            .next_multiple_of(int8::STREAMS)
-            .max(int8::STREAMS);
-        Packed {
-            w,
-            input,
-            bias: product.bias,
-            y: Shards::new(product.y),
-            add: product.add,
-            piece_panels,
-            bands: Bands::new(input),
-        }
-    }
-
-    fn pieces(&self) -> usize {
-        if self.input.rows.total() == 0 {
-            0
-        } else {
-            self.w.panels().div_ceil(self.piece_panels) * self.bands.count
-        }
-    }
-
-    /// Computes the outputs of the piece's panels for all rows.
-    fn run(&self, level: Level, piece: usize) {
-        // A band's activations stay in the caches from piece to piece.
-        let in_band = self.w.panels().div_ceil(self.piece_panels);
-        let (band, piece) = (piece / in_band, piece % in_band);
-        let first = piece * self.piece_panels;
-        let panels = first..self.w.panels().min(first + self.piece_panels);
-        // Rows `..int8_rows` are in int8: generated tokens, or all where there are no tiles.
-        let rows = 0..if band == 0 { self.input.int8_rows } else { 0 };
-        #[cfg(target_arch = "x86_64")]
-        if let Some(amx) = level.amx() {
-            let part = self;
-            let Bands { blocks, all, .. } = self.bands;
-            let blocks = all.min(band * blocks)..all.min((band + 1) * blocks);
-            match self.input.blocks.filter(|_| !rows.is_empty()) {
-                Some(blocks) => tiles::panels(amx, self, panels.clone(), blocks),
-                None => int8::rows(level, self, panels.clone(), rows),
-            }
-            return wide::Rows { part, panels, blocks }.run(amx);
+        if let (Some(amx), Some(blocks)) = (level.amx(), self.input.blocks) {
+            return tiles::panels(amx, self, panels, blocks);
         }
         int8::rows(level, self, panels, rows);
-    }
-
-    /// Puts the outputs of one row for the rows of weights from `first` in their place.
-    fn store(&self, row: usize, first: usize, values: &[f32]) {
-        // SAFETY: these columns of `y` belong to this piece alone, and the piece runs on one thread.
-        let y = unsafe { self.y.part(row * self.w.rows + first, values.len()) };
-        match (self.bias, self.add) {
-            (None, false) => y.copy_from_slice(values),
-            (None, true) => y.iter_mut().zip(values).for_each(|(y, v)| *y += v),
-            (Some(bias), add) => {
-                for ((y, v), bias) in y.iter_mut().zip(values).zip(&bias[first..]) {
-                    let sum = v + bias;
-                    *y = if add { *y + sum } else { sum };
-                }
-            }
-        }
     }
 }

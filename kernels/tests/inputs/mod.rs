@@ -126,7 +126,7 @@ impl Aligned {
     }
 }
 
-/// The product of plain weights and nothing else: `y[t, o] = sum_i w[o, i] * x[t, i] (+ bias[o])`.
+/// The product of plain weights with generated tokens and nothing else: `y[t, o] = sum_i w[o, i] * x[t, i] (+ bias[o])`.
 pub fn matmul(pool: &Pool, w: MatrixRef<'_>, x: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     plain_product(pool, w, x, bias, y, false);
 }
@@ -141,10 +141,16 @@ pub fn plain_product(
     add: bool,
 ) {
     let tokens = x.len() / w.cols;
-    let (decode, prefill) = (0, tokens);
-    let mut input = Input::new(tokens, w.cols).unwrap();
-    let forms = Weight::Plain(w).forms();
-    input.set(pool, x, w.cols, Rows { decode, prefill }, forms);
+    let (decode, prefill) = (tokens, 0);
+    let rows = Rows { decode, prefill };
     let w = Weight::Plain(w);
-    multiply(pool, &input, &mut [Product { w, bias, y, add }]);
+    multiply_alone(pool, x, rows, Product { w, bias, y, add });
+}
+
+/// One product with an input of its own.
+pub fn multiply_alone(pool: &Pool, x: &[f32], rows: Rows, product: Product<'_>) {
+    let cols = product.w.shape().1;
+    let mut input = Input::new(rows.total(), cols).unwrap();
+    input.set(pool, x, cols, rows, product.w.forms());
+    multiply(pool, &input, &mut [product]);
 }

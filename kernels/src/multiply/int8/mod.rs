@@ -140,7 +140,7 @@ impl<K: Kind<Unit: Sums>, const P: usize, const R: usize> Int8Kernel for Block<'
                     let mut values = [0.0; PANEL];
                     t.floats().store(&mut values, acc[p][r]);
                     if len > 0 {
-                        self.part.store(self.row + r, first, &values[..len]);
+                        self.part.out.store(self.row + r, first, &values[..len]);
                     }
                 }
             }

@@ -69,19 +69,19 @@ impl Job<'_> {
     #[inline(never)]
     #[target_feature(enable = "avx512f")]
     unsafe fn place(&self, panel: usize, sums: &[__m512]) {
-        let (part, first) = (self.part, panel * PANEL);
-        let len = PANEL.min(part.w.rows - first);
+        let (out, first) = (&self.part.out, panel * PANEL);
+        let len = PANEL.min(out.width - first);
         for (row, sums) in self.rows.clone().zip(sums) {
-            if len < PANEL || part.bias.is_some() {
+            if len < PANEL || out.bias.is_some() {
                 // SAFETY: a vector is as many floats, whose alignment is less.
                 let values = unsafe { &*std::ptr::from_ref(sums).cast::<[f32; PANEL]>() };
-                part.store(row, first, &values[..len]);
+                out.store(row, first, &values[..len]);
                 continue;
             }
             // SAFETY: these columns of `y`, a vector long, belong to this piece alone, which runs on one thread.
             unsafe {
-                let y = part.y.part(row * part.w.rows + first, PANEL).as_mut_ptr();
-                let sums = if part.add {
+                let y = out.y.part(row * out.width + first, PANEL).as_mut_ptr();
+                let sums = if out.add {
                     _mm512_add_ps(_mm512_loadu_ps(y), *sums)
                 } else {
                     *sums
