@@ -5,12 +5,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use hyprstream_kernels::Pool;
+use hyprstream_kernels::{Isa, Pool};
+
+/// Who waits longer than this for the others waits for ever.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 fn counts(pool: &Pool, pieces: usize) -> Vec<usize> {
     let counts: Vec<AtomicUsize> = (0..pieces).map(|_| AtomicUsize::new(0)).collect();
@@ -53,6 +56,61 @@ fn a_slow_piece_is_waited_for() {
         });
     }
     assert_eq!(done.into_inner(), 15);
+}
+
+/// What the threads of a run have done.
+#[derive(Default)]
+struct Done {
+    pieces: usize,
+    /// The worker that is held up in its first piece.
+    slow: Option<ThreadId>,
+    /// Pieces that had been done when it was let go.
+    meanwhile: Option<usize>,
+}
+
+/// Of a run of so many pieces, how many the other threads do while one worker sits in its first piece until they have
+/// done them all; nothing if no worker took part.
+fn done_beside_a_slow_worker(pool: &Pool, pieces: usize) -> Option<usize> {
+    let (done, changed) = (Mutex::new(Done::default()), Condvar::new());
+    let caller = thread::current().id();
+    pool.run(pieces, &|_| {
+        let me = thread::current().id();
+        let mut done = done.lock().unwrap();
+        if me != caller && done.slow.is_none() {
+            done.slow = Some(me);
+            changed.notify_all();
+            let others = |done: &mut Done| done.pieces + 1 < pieces;
+            done = changed.wait_timeout_while(done, DEADLINE, others).unwrap().0;
+            done.meanwhile = Some(done.pieces);
+        } else {
+            // Nobody goes on before a worker is in the run.
+            let nobody = |done: &mut Done| done.slow.is_none();
+            done = changed.wait_timeout_while(done, DEADLINE, nobody).unwrap().0;
+        }
+        done.pieces += 1;
+        changed.notify_all();
+    });
+    done.into_inner().unwrap().meanwhile
+}
+
+#[test]
+fn no_piece_waits_for_a_slow_worker() {
+    for threads in [2, 3, 5] {
+        let pool = Pool::new(threads).unwrap();
+        // At the least, everyone has one in hand.
+        for pieces in [threads, 16, 100, 1000] {
+            let done = done_beside_a_slow_worker(&pool, pieces);
+            assert_eq!(done, Some(pieces - 1), "{threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_pool_has_the_level_that_was_asked_for_or_the_best_below_it() {
+    for isa in Isa::ALL {
+        assert_eq!(Pool::with_isa(1, isa).unwrap().isa(), isa.or_lower());
+    }
+    assert_eq!(Pool::with_isa(1, Isa::Scalar).unwrap().isa(), Isa::Scalar);
 }
 
 #[test]

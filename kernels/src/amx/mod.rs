@@ -11,6 +11,7 @@ mod tiles;
 use std::arch::asm;
 use std::sync::OnceLock;
 
+use crate::isa::Isa;
 use crate::simd::{Avx512, Vnni};
 pub(crate) use block::{Area, Target, multiply_block};
 pub(crate) use instructions::{tile_dpbf16ps, tile_dpbssd, tile_dpbsud, tile_load, tile_store, tile_zero};
@@ -22,13 +23,9 @@ pub(crate) use tiles::{Shapes, Tiles};
 pub(crate) struct Amx(Vnni);
 
 impl Amx {
-    /// Asks the system for permission the first time; the answer holds for the whole process.
     pub(crate) fn detect() -> Option<Amx> {
-        static FOUND: OnceLock<bool> = OnceLock::new();
         let vnni = Vnni::detect()?;
-        FOUND
-            .get_or_init(|| processor_has_it() && permission())
-            .then_some(Amx(vnni))
+        Isa::Amx.is_here().then_some(Amx(vnni))
     }
 
     pub(crate) fn avx512(self) -> Avx512 {
@@ -40,10 +37,15 @@ impl Amx {
     }
 }
 
+/// Whether the processor has tiles. Looked up once, since hypervisors make it slow.
+pub(crate) fn found() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(processor_has_it)
+}
+
 /// The instructions, and registers that the system saves (XCR0 bits 17 and 18; the flag `osxsave` says that XCR0 can be
 /// read).
 fn processor_has_it() -> bool {
-    use std::arch::is_x86_feature_detected as has;
     use std::arch::x86_64::{__cpuid_count, __get_cpuid_max, _xgetbv};
     /// Leaf 7, EDX: AMX-BF16, AMX-TILE, AMX-INT8.
     const AMX: u32 = 1 << 22 | 1 << 24 | 1 << 25;
@@ -54,12 +56,17 @@ fn processor_has_it() -> bool {
         // SAFETY: the function is called where `xsave` was found, which includes that the system set OSXSAVE.
         unsafe { _xgetbv(0) }
     }
-    let beside = has!("avx512vbmi") && has!("avx512bf16") && has!("xsave");
     // SAFETY: `xsave` was just found.
-    beside
+    std::arch::is_x86_feature_detected!("xsave")
         && __get_cpuid_max(0).0 >= 7
         && __cpuid_count(7, 0).edx & AMX == AMX
         && unsafe { enabled() } & STATE == STATE
+}
+
+/// Whether this process may use tiles. The system is asked the first time, and its answer holds for the whole process.
+pub(crate) fn permitted() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(permission)
 }
 
 /// Asks Linux for the tile registers, which it gives only to those that ask (Documentation/arch/x86/xstate.rst).

@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
+use crate::isa::Isa;
 
 /// Holding it proves that the processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -17,9 +18,7 @@ type I = __m256i;
 
 impl Avx2 {
     pub(crate) fn detect() -> Option<Avx2> {
-        use std::arch::is_x86_feature_detected as has;
-        let found = has!("avx2") && has!("fma") && has!("f16c");
-        found.then_some(Avx2(()))
+        Isa::Avx2.is_here().then_some(Avx2(()))
     }
 }
 

@@ -5,7 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, Kernel, Simd};
+use super::{Kernel, Simd};
+use crate::isa::Isa;
 
 /// Holding it proves that the processor has AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
@@ -17,13 +18,7 @@ type I = __m512i;
 
 impl Avx512 {
     pub(crate) fn detect() -> Option<Avx512> {
-        use std::arch::is_x86_feature_detected as has;
-        let found = Avx2::detect().is_some()
-            && has!("avx512f")
-            && has!("avx512bw")
-            && has!("avx512dq")
-            && has!("avx512vl");
-        found.then_some(Avx512(()))
+        Isa::Avx512.is_here().then_some(Avx512(()))
     }
 }
 

@@ -151,31 +151,18 @@ pub(crate) enum Level {
 impl Level {
     /// The level asked for, or the best below it.
     pub(crate) fn of(isa: Isa) -> Level {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if isa >= Isa::Amx
-                && let Some(token) = Amx::detect()
-            {
-                return Level::Amx(token);
-            }
-            if isa >= Isa::Vnni
-                && let Some(token) = Vnni::detect()
-            {
-                return Level::Vnni(token);
-            }
-            if isa >= Isa::Avx512
-                && let Some(token) = Avx512::detect()
-            {
-                return Level::Avx512(token);
-            }
-            if isa >= Isa::Avx2
-                && let Some(token) = Avx2::detect()
-            {
-                return Level::Avx2(token);
-            }
-        }
-        let _ = isa;
-        Level::Scalar(Scalar)
+        let level = match isa.or_lower() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Amx::detect().map(Level::Amx),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Vnni => Vnni::detect().map(Level::Vnni),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Avx512::detect().map(Level::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2::detect().map(Level::Avx2),
+            _ => None,
+        };
+        level.unwrap_or(Level::Scalar(Scalar))
     }
 
     /// The process's level, found once.

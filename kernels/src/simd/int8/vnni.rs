@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 
 use super::super::Avx512;
 use super::{Int8, Int8Kernel};
+use crate::isa::Isa;
 
 type I = __m512i;
 
@@ -16,7 +17,7 @@ pub(crate) struct Vnni(Avx512);
 impl Vnni {
     pub(crate) fn detect() -> Option<Vnni> {
         let avx512 = Avx512::detect()?;
-        std::arch::is_x86_feature_detected!("avx512vnni").then_some(Vnni(avx512))
+        Isa::Vnni.is_here().then_some(Vnni(avx512))
     }
 
     pub(crate) fn avx512(self) -> Avx512 {
