@@ -2,6 +2,7 @@
 //! exceed the cache, and a sequence that left has given all its blocks back, to be free or kept for its owner's next.
 mod quota;
 mod reading;
+mod watch;
 
 pub use quota::quota_blocks;
 
@@ -20,6 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
+use watch::{Watch, Work};
 
 pub struct Runtime {
     runner: Runner,
@@ -33,6 +35,7 @@ pub struct Runtime {
     serial: u64,
     shares: Shares,
     pace: Pace,
+    watch: Watch,
     readers: Vec<Reader>,
     /// Turns since the long lane had one.
     passed_over: u32,
@@ -74,6 +77,7 @@ impl Runtime {
             serial: 0,
             shares: Shares::default(),
             pace: Pace::new(),
+            watch: Watch::default(),
             readers: Vec::with_capacity(options.sequences_max),
             passed_over: 0,
             row_cost: RowCost::default(),
@@ -155,7 +159,7 @@ impl Runtime {
         }
         let started = Instant::now();
         self.compute(Lane::Step);
-        let seconds = started.elapsed().as_secs_f32();
+        let seconds = self.watch.took(Work::Step(answering), started);
         self.pace.observe_step(answering, seconds);
         if self.next_lane().is_none() {
             self.row_cost.measure(answering, seconds);

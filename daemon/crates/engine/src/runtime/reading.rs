@@ -1,7 +1,7 @@
 //! How prompts get on: in chunks that go through the model part by part, between the steps of those that answer.
 //! Invariant: a sequence that leaves takes its tokens out of its chunk at once, so that nothing is written to blocks that
 //! it gave back, and the others' go on.
-use super::Runtime;
+use super::{Runtime, Work};
 use crate::forward::{Lane, Part};
 use crate::sequence::Sequence;
 use crate::shares::{Reader, deal, turn};
@@ -85,7 +85,7 @@ impl Runtime {
             if lane == Lane::Long {
                 self.passed_over = 0;
             }
-            let seconds = started.elapsed().as_secs_f32();
+            let seconds = self.watch.took(Work::Part(lane, part, tokens), started);
             self.pace.observe_part(lane, part, tokens, seconds);
             (left, first) = (left - seconds, false);
             if over {

@@ -1,4 +1,5 @@
 //! Sequences that leave while their chunk is under way, step by step.
+mod machines;
 mod quota;
 
 use super::*;
@@ -69,12 +70,17 @@ fn runtime() -> Runtime {
 }
 
 fn runtime_with(draft_cost: Option<f32>) -> Runtime {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/golden/archs/qwen3/hf");
+    runtime_of("archs/qwen3/hf", 1024, draft_cost)
+}
+
+fn runtime_of(model: &str, kv_tokens: usize, draft_cost: Option<f32>) -> Runtime {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/golden");
+    let path = golden.join(model);
     let pool = Arc::new(Pool::new(2).unwrap());
     let model = Model::load("tiny", &path, &LoadOptions::new(&pool), &mut |_, _| {}).unwrap();
     let options = Options {
         kv_format: KvFormat::F32,
-        kv_tokens: 1024,
+        kv_tokens,
         draft_cost,
         ..Options::default()
     };
