@@ -17,8 +17,8 @@ const SYSTEM_BUS: &str = "DBUS_SYSTEM_BUS_ADDRESS";
 pub struct Daemon {
     child: Child,
     folder: TempDir,
-    /// The variable that names a bus, and its address.
-    bus: Option<(&'static str, String)>,
+    /// Variables that it is started with: those that name a bus, say.
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Daemon {
@@ -29,7 +29,7 @@ impl Daemon {
 
     /// With these models, under these names, and this configuration. Waits until it answers and lists them.
     pub fn with(models: &[(PathBuf, &str)], config: &str) -> Daemon {
-        Daemon::launch(models, config, None)
+        Daemon::launch(models, config, &[])
     }
 
     /// The same with the tiny model, on this bus too.
@@ -38,7 +38,7 @@ impl Daemon {
         let daemon = Daemon::launch(
             &[(fixtures::tiny(), "tiny.gguf")],
             &config,
-            Some((SYSTEM_BUS, bus.address())),
+            &[(SYSTEM_BUS, bus.address())],
         );
         bus.await_name();
         daemon
@@ -48,7 +48,7 @@ impl Daemon {
     pub fn on_session_bus(bus: &Bus) -> Daemon {
         let config = "[dbus]\nbus = \"session\"\n";
         let address = ("DBUS_SESSION_BUS_ADDRESS", bus.address());
-        let daemon = Daemon::launch(&[(fixtures::tiny(), "tiny.gguf")], config, Some(address));
+        let daemon = Daemon::launch(&[(fixtures::tiny(), "tiny.gguf")], config, &[address]);
         bus.await_name();
         daemon
     }
@@ -58,11 +58,11 @@ impl Daemon {
         Daemon::launch(
             &[(fixtures::tiny(), "tiny.gguf")],
             config,
-            Some((SYSTEM_BUS, address.to_owned())),
+            &[(SYSTEM_BUS, address.to_owned())],
         )
     }
 
-    fn launch(models: &[(PathBuf, &str)], config: &str, bus: Option<(&'static str, String)>) -> Daemon {
+    fn launch(models: &[(PathBuf, &str)], config: &str, variables: &[(&'static str, String)]) -> Daemon {
         let folder = tempfile::Builder::new()
             .prefix("hyprstream-test-")
             .tempdir()
@@ -79,8 +79,12 @@ impl Daemon {
         };
         fs::write(folder.path().join("test.toml"), config).unwrap();
         File::create(folder.path().join("log")).unwrap();
-        let child = start(folder.path(), bus.as_ref());
-        let mut daemon = Daemon { child, folder, bus };
+        let child = start(folder.path(), variables);
+        let mut daemon = Daemon {
+            child,
+            folder,
+            variables: variables.to_vec(),
+        };
         daemon.await_answer();
         for (_, name) in models {
             daemon.await_model(name.trim_end_matches(".gguf"));
@@ -100,15 +104,22 @@ impl Daemon {
     pub fn restart(&mut self) {
         self.signal(Signal::TERM);
         assert_eq!(self.ended().code(), Some(0), "{}", self.log());
-        self.child = start(self.folder.path(), self.bus.as_ref());
+        self.child = start(self.folder.path(), &self.variables);
         self.await_answer();
+    }
+
+    /// The same with this variable, from now on.
+    pub fn restart_with(&mut self, variable: &'static str, value: &str) {
+        self.variables.retain(|(name, _)| *name != variable);
+        self.variables.push((variable, value.to_owned()));
+        self.restart();
     }
 
     /// Kills it and starts it again, on the same folders.
     pub fn kill_and_start(&mut self) {
         self.signal(Signal::KILL);
         program::wait_for(&mut self.child, wait::SOON);
-        self.child = start(self.folder.path(), self.bus.as_ref());
+        self.child = start(self.folder.path(), &self.variables);
         self.await_answer();
     }
 
@@ -217,10 +228,10 @@ impl Drop for Daemon {
     }
 }
 
-fn start(folder: &Path, bus: Option<&(&str, String)>) -> Child {
+fn start(folder: &Path, variables: &[(&str, String)]) -> Child {
     let log = File::options().append(true).open(folder.join("log")).unwrap();
     command(folder)
-        .envs(bus.map(|(variable, address)| (variable, address)))
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()

@@ -3,6 +3,7 @@ use serde_json::Value;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// Root of the project.
 pub fn root() -> PathBuf {
@@ -65,4 +66,101 @@ pub fn install(model: &Path, folder: &Path, name: &str) -> PathBuf {
     }
     fs::rename(&part, &to).unwrap();
     to
+}
+
+/// A model of many bytes that says nothing: llama, q8_0, without a tokenizer. It goes with the value.
+pub struct Large(TempDir);
+
+impl Large {
+    /// Of at least so many bytes.
+    pub fn new(bytes: usize) -> Large {
+        const HIDDEN: usize = 512;
+        let matrix = |name: String, outputs: usize| (name, vec![HIDDEN, outputs]);
+        let mut tensors = vec![
+            matrix("token_embd.weight".into(), 64),
+            matrix("output.weight".into(), 64),
+            ("output_norm.weight".into(), vec![HIDDEN]),
+        ];
+        // Seven matrices of 512 x 512, 34 bytes for 32 values.
+        let layers = bytes.div_ceil(7 * HIDDEN * HIDDEN / 32 * 34);
+        for layer in 0..layers {
+            for part in [
+                "attn_q",
+                "attn_k",
+                "attn_v",
+                "attn_output",
+                "ffn_gate",
+                "ffn_up",
+                "ffn_down",
+            ] {
+                tensors.push(matrix(format!("blk.{layer}.{part}.weight"), HIDDEN));
+            }
+            for part in ["attn_norm", "ffn_norm"] {
+                tensors.push((format!("blk.{layer}.{part}.weight"), vec![HIDDEN]));
+            }
+        }
+        let numbers = [
+            ("block_count", layers),
+            ("context_length", 64),
+            ("embedding_length", HIDDEN),
+            ("feed_forward_length", HIDDEN),
+            ("attention.head_count", 8),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("large.gguf"), gguf(&numbers, &tensors)).unwrap();
+        Large(folder)
+    }
+
+    /// The file.
+    pub fn path(&self) -> PathBuf {
+        self.0.path().join("large.gguf")
+    }
+}
+
+/// A GGUF file of a llama: vectors of ones in F32, matrices of small numbers in Q8_0.
+fn gguf(numbers: &[(&str, usize)], tensors: &[(String, Vec<usize>)]) -> Vec<u8> {
+    fn text(out: &mut Vec<u8>, text: &str) {
+        out.extend((text.len() as u64).to_le_bytes());
+        out.extend(text.as_bytes());
+    }
+    let mut out = b"GGUF\x03\0\0\0".to_vec();
+    out.extend((tensors.len() as u64).to_le_bytes());
+    out.extend((numbers.len() as u64 + 2).to_le_bytes());
+    text(&mut out, "general.architecture");
+    out.extend(8u32.to_le_bytes());
+    text(&mut out, "llama");
+    text(&mut out, "llama.attention.layer_norm_rms_epsilon");
+    out.extend(6u32.to_le_bytes());
+    out.extend(1e-5f32.to_le_bytes());
+    for (key, value) in numbers {
+        text(&mut out, &format!("llama.{key}"));
+        out.extend(4u32.to_le_bytes());
+        out.extend((*value as u32).to_le_bytes());
+    }
+    let mut data = Vec::new();
+    for (name, shape) in tensors {
+        text(&mut out, name);
+        out.extend((shape.len() as u32).to_le_bytes());
+        shape
+            .iter()
+            .for_each(|&len| out.extend((len as u64).to_le_bytes()));
+        let (kind, values) = (if shape.len() == 1 { 0u32 } else { 8 }, shape.iter().product());
+        out.extend(kind.to_le_bytes());
+        out.extend((data.len() as u64).to_le_bytes());
+        let block = 32;
+        for at in (0..values).step_by(block) {
+            if kind == 0 {
+                data.extend(1f32.to_le_bytes().repeat(block));
+            } else {
+                // A scale of 2^-10 as f16, then numbers that differ from block to block.
+                data.extend([0x00, 0x14]);
+                data.extend((0..block).map(|i| (at / block * 7 + i * 13) as u8));
+            }
+        }
+        // 2048 and 278528 are multiples of the alignment, 32.
+        assert!(data.len().is_multiple_of(32));
+    }
+    out.resize(out.len().next_multiple_of(32), 0);
+    out.extend(data);
+    out
 }

@@ -14,6 +14,7 @@ mod foreign;
 mod hostile;
 mod lifecycle;
 mod packed;
+mod processor;
 mod refusals;
 mod soak;
 mod starter;

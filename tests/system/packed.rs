@@ -1,5 +1,7 @@
 //! Packed weights in the cache folder. Invariant: whatever happens to them, the answer is the same.
+use hyprstream_tests::fixtures::Large;
 use hyprstream_tests::{Daemon, wait};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -139,6 +141,109 @@ fn a_full_disk_costs_memory_and_one_warning() {
     drop(disk);
     let log = again(&daemon, &expected);
     assert!(log.contains(FOUND), "{log}");
+    daemon.stop();
+}
+
+#[test]
+fn a_file_that_may_not_grow_costs_memory_and_one_warning() {
+    let daemon = Daemon::tiny();
+    let expected = ask(&daemon);
+    let kept = packed(&daemon);
+    let bytes = fs::metadata(&kept).unwrap().len();
+    fs::remove_file(&kept).unwrap();
+    // The write fails in the middle, as on a disk that fills up: the beginning still fits.
+    let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap());
+    let limit = |bytes| {
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(pid, Resource::Fsize, limit).unwrap();
+    };
+    limit(Some(bytes / 2));
+    let log = again(&daemon, &expected);
+    assert!(log.contains(PRIVATE), "{log}");
+    assert_eq!(log.matches("WARN").count(), 1, "{log}");
+    assert!(log.contains("cannot be kept in"), "{log}");
+    let cache = daemon.folder().join("cache");
+    assert_eq!(
+        fs::read_dir(cache).unwrap().count(),
+        0,
+        "nothing is left half-written"
+    );
+    limit(None);
+    let log = again(&daemon, &expected);
+    assert!(log.contains(KEPT) && !log.contains("WARN"), "{log}");
+    daemon.stop();
+}
+
+/// A number of kB in a file of /proc, as bytes; those of all lines of this name.
+fn bytes_of(text: &str, name: &str) -> u64 {
+    let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+    let kib = lines.map(|line| line.trim().trim_end_matches(" kB").parse::<u64>().unwrap());
+    kib.sum::<u64>() << 10
+}
+
+/// Memory of the daemon that no file stands behind.
+fn private(daemon: &Daemon) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    bytes_of(&status, "RssAnon:")
+}
+
+/// What the daemon has mapped of this file, as /proc/PID/smaps says.
+fn mapping(daemon: &Daemon, file: &Path) -> String {
+    let maps = fs::read_to_string(format!("/proc/{}/smaps", daemon.pid())).unwrap();
+    let mut ours = false;
+    let mut text = String::new();
+    for line in maps.lines() {
+        // `7f00-7f01 r--s ...` begins a mapping; what is said of it follows as `Name: value`.
+        if line
+            .split_whitespace()
+            .next()
+            .is_some_and(|word| !word.ends_with(':'))
+        {
+            ours = line.ends_with(file.to_str().unwrap());
+        }
+        if ours {
+            text.extend([line, "\n"]);
+        }
+    }
+    text
+}
+
+/// Loads the large model; returns what the log says, and how much more private memory there is then.
+fn load_large(daemon: &Daemon) -> (String, u64) {
+    let (from, before) = (daemon.log().len(), private(daemon));
+    daemon.hyp(["load", "large"]).ok();
+    (since(daemon, from), private(daemon).saturating_sub(before))
+}
+
+#[test]
+fn weights_from_the_cache_folder_take_no_private_memory() {
+    let large = Large::new(40 << 20);
+    let config = "[runtime]\nthreads = 1\nkv_tokens = 64\nprefill_tokens_max = 32\n";
+    let mut daemon = Daemon::with(&[(large.path(), "large.gguf")], config);
+    let (log, _) = load_large(&daemon);
+    assert!(log.contains(KEPT), "{log}");
+    let file = packed(&daemon);
+    let bytes = fs::metadata(&file).unwrap().len();
+    assert!(bytes > 40 << 20);
+    daemon.restart();
+    let (log, grown) = load_large(&daemon);
+    assert!(log.contains(FOUND), "{log}");
+    assert!(grown < bytes / 8, "{grown} more for {bytes} of weights");
+    // All of it is in memory, and is the file's own pages, which the system shares and can take back.
+    let map = mapping(&daemon, &file);
+    assert!(bytes_of(&map, "Rss:") > bytes / 8 * 7, "{map}");
+    for name in ["Private_Dirty:", "Anonymous:", "Swap:"] {
+        assert_eq!(bytes_of(&map, name), 0, "{name} {map}");
+    }
+    // The measure is right: without the folder all of it is private.
+    fs::rename(daemon.folder().join("cache"), daemon.folder().join("away")).unwrap();
+    daemon.hyp(["unload", "large"]).ok();
+    let (log, grown) = load_large(&daemon);
+    assert!(log.contains(PRIVATE), "{log}");
+    assert!(grown > bytes / 8 * 7, "{grown} more for {bytes} of weights");
     daemon.stop();
 }
 

@@ -126,6 +126,8 @@ impl Listening {
         } = self;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let hangup = signal(SignalKind::hangup())?;
+        // Taken from the system, which would end us for it: a write beyond a limit of file sizes just fails.
+        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
         let starting = tokio::spawn(notify::starting());
         let wanted = settings.config.generation.model.clone();
         let (socket, lasting) = (settings.socket.clone(), !door.is_own());
@@ -160,10 +162,13 @@ impl Listening {
         tokio::spawn(app.models.clone().tend());
         tokio::spawn(notify::tell(Arc::clone(&app)));
         tokio::spawn(pressure::watch(Arc::clone(&app)));
+        let stats = app.engine.stats();
         tracing::info!(
-            "hyprstreamd {} listens at {at}; models: {}",
+            "hyprstreamd {} listens at {at}; models: {}; threads: {}, with {}",
             env!("CARGO_PKG_VERSION"),
-            app.catalog.snapshot().entries.len()
+            app.catalog.snapshot().entries.len(),
+            stats.threads,
+            stats.isa
         );
         if let Some(also) = also {
             tracing::info!("{also}");

@@ -153,9 +153,10 @@ fn every_kind_of_damage_is_noticed_and_mended() {
         .unwrap()
         .data_start as u64;
     let len = open().metadata().unwrap().len();
-    // Of the head: magic bytes, identity, digest, sizes, checksum, tensors; then the first and the last byte of the data.
+    // Of the head: magic bytes, layout, identity, digest, sizes, checksum, tensors; then the first and the last byte of the data.
     for at in [
         0,
+        9,
         30,
         60,
         96,
@@ -205,6 +206,38 @@ fn other_content_never_gets_old_weights() {
     };
     assert_eq!(with(right), PackedFrom::Cache);
     assert_eq!(with([7; 32]), PackedFrom::File);
+}
+
+#[test]
+fn files_of_other_versions_are_not_used() {
+    let place = Place::new();
+    let expected = expected(&place);
+    place.load();
+    let kept = place.packed();
+    // Of another layout, as another version of the program makes it: passed over, and left to that one.
+    let other = place.cache().join("a.p0.packed");
+    fs::rename(&kept, &other).unwrap();
+    let (file, report) = place.load();
+    assert_eq!((report.from, report.warnings.len()), (PackedFrom::File, 0));
+    assert!(bytes(&file) == expected && other.exists());
+    fs::remove_file(&other).unwrap();
+    // Whole and of this very file, but a version that plans differently made it.
+    let whole = fs::read(&kept).unwrap();
+    let table = table::parse(&whole).unwrap();
+    let mut tensors = table.tensors.clone();
+    let last = tensors.len() - 1;
+    tensors[last].name.push('x');
+    let mut replaced = table::encode(&table.source, &tensors, table.data_len, &table.hashes);
+    replaced.extend(&whole[table.data_start..]);
+    assert!(table::parse(&replaced).is_ok());
+    fs::write(&kept, replaced).unwrap();
+    let (file, report) = place.load();
+    assert_eq!((report.from, report.warnings.len()), (PackedFrom::File, 1));
+    assert!(
+        report.warnings[0].contains("not those of the model"),
+        "{report:?}"
+    );
+    assert_eq!(bytes(&file), expected);
 }
 
 #[test]
