@@ -31,7 +31,7 @@ fn instructions(pool: &Pool, rows: Rows) -> Kind {
 /// What multiplies weights that stay as they are in the file.
 fn instructions_of_plain(pool: &Pool, format: Format, rows: Rows) -> Kind {
     match pool.isa() {
-        Isa::Amx if rows.prefill > 0 && format == Format::F16 => Kind::Bf16Tiles,
+        Isa::Amx if rows.prefill > 0 && format != Format::F32 => Kind::Bf16Tiles,
         _ => Kind::F32,
     }
 }

@@ -22,6 +22,9 @@ pub(crate) use unit::{Group, GroupTile, Super, SuperTile, TILE_COLS, Unit};
 /// Rows of a block of bf16 tiles.
 pub(crate) const TILE_ROWS: usize = 16;
 
+/// Parts of a value in bf16, at most.
+const PARTS: usize = 2;
+
 /// Values of one piece, about: a few microseconds of work.
 const PIECE_VALUES: usize = 2 << 10;
 
@@ -30,8 +33,7 @@ const PIECE_VALUES: usize = 2 << 10;
 pub struct Rows {
     /// Generated tokens, and guessed ones: products in int8, or in f32 where weights are plain.
     pub decode: usize,
-    /// Tokens of prompts: products in bf16 where the processor has tiles, else as `decode`. Weights that are plain, but for
-    /// F16, have the same as `decode` everywhere.
+    /// Tokens of prompts: products in bf16 where the processor has tiles and weights are no F32, else as `decode`.
     pub prefill: usize,
 }
 
@@ -47,7 +49,7 @@ impl Rows {
 pub struct Forms {
     /// `Weight::Plain` but for `halves`: floats.
     pub plain: bool,
-    /// `Weight::Plain` in F16: floats, and bf16 in place of them for rows that tiles multiply.
+    /// `Weight::Plain` in F16 or BF16: floats, and for rows that tiles multiply in place of them bf16 in two parts.
     pub halves: bool,
     /// Packed formats with scales for 32 columns: int8 with as many, and bf16.
     pub by_32: bool,
@@ -70,6 +72,12 @@ impl Forms {
     fn bf16(self) -> bool {
         self.halves || self.by_32 || self.by_256
     }
+
+    /// Of bf16: what rounding leaves of a value, and where weights have more precision than packed ones, what it takes away,
+    /// rounded too.
+    fn parts(self) -> usize {
+        if self.halves { PARTS } else { 1 }
+    }
 }
 
 /// 32 values of a row in bf16, as a tile has them.
@@ -91,21 +99,29 @@ pub struct Input {
     plain: Vec<f32>,
     by_32: Int8<Group>,
     by_256: Int8<Super>,
+    /// As many as were ever wanted: it grows within what `new` allocated, so that low parts cost no memory until a product
+    /// reads them.
     bf16: Vec<Line>,
 }
 
-/// Lengths of the buffers of floats: values, lines of bf16.
+/// Lengths of the buffers of floats: values, lines of bf16 in all parts.
 fn lengths(rows_max: usize, cols_max: usize) -> Option<(usize, usize)> {
     let values = rows_max.checked_mul(cols_max)?;
     let lines = rows_max
         .checked_next_multiple_of(TILE_ROWS)?
-        .checked_mul(cols_max.div_ceil(GROUP))?;
+        .checked_mul(cols_max.div_ceil(GROUP))?
+        .checked_mul(PARTS)?;
     Some((values, lines))
 }
 
-fn filled<T: Copy>(value: T, len: usize) -> Option<Vec<T>> {
+fn room<T>(len: usize) -> Option<Vec<T>> {
     let mut v = Vec::new();
     v.try_reserve_exact(len).ok()?;
+    Some(v)
+}
+
+fn filled<T: Copy>(value: T, len: usize) -> Option<Vec<T>> {
+    let mut v = room(len)?;
     v.resize(len, value);
     Some(v)
 }
@@ -126,7 +142,7 @@ impl Input {
             plain: filled(0.0, values)?,
             by_32: Int8::new(rows_max, cols_max)?,
             by_256: Int8::new(rows_max, cols_max)?,
-            bf16: filled(Line([0; GROUP]), lines)?,
+            bf16: room(lines)?,
         })
     }
 
@@ -213,14 +229,20 @@ impl Input {
         } else {
             0
         };
+        let (parts, groups) = (forms.parts(), cols.div_ceil(GROUP));
+        let lines = tile_rows * groups * parts;
+        if self.bf16.len() < lines {
+            self.bf16.resize(lines, Line([0; GROUP]));
+        }
         let target = Target {
             cols,
             first_tile_row: rows.decode,
+            parts,
             plain_rows,
             plain: Shards::new(&mut self.plain[..plain_rows * cols]),
             by_32: self.by_32.target(int8(forms.by_32), cols, self.blocks),
             by_256: self.by_256.target(int8(forms.by_256), cols, self.blocks),
-            bf16: Shards::new(&mut self.bf16[..tile_rows * cols.div_ceil(GROUP)]),
+            bf16: Shards::new(&mut self.bf16[..lines]),
         };
         if let Some(last) = rows.prefill.checked_sub(1).filter(|_| tile_rows > 0) {
             for row in last + 1..tile_rows {
@@ -293,11 +315,17 @@ impl Input {
     }
 
     /// bf16 of the rows of prompts, where the pool has tiles: blocks of 16 rows x 32 columns, all blocks of the first 16
-    /// rows in order of columns, then those of the next. Zeros fill the last columns up.
+    /// rows in order of columns, then those of the next. Of each block all `bf16_parts` follow one another, the high one
+    /// first. Zeros fill the last columns up.
     pub(crate) fn bf16(&self) -> &[Line] {
         assert!(self.forms.bf16(), "a form with bf16 was set");
-        let rows = self.bf16_rows();
-        &self.bf16[..rows.next_multiple_of(TILE_ROWS) * self.cols.div_ceil(GROUP)]
+        let rows = self.bf16_rows().next_multiple_of(TILE_ROWS);
+        &self.bf16[..rows * self.cols.div_ceil(GROUP) * self.bf16_parts()]
+    }
+
+    /// Parts of each value that `bf16` has: the value rounded, or that and the rest, rounded too.
+    pub(crate) fn bf16_parts(&self) -> usize {
+        self.forms.parts()
     }
 }
 
@@ -305,6 +333,8 @@ impl Input {
 struct Target<'a> {
     cols: usize,
     first_tile_row: usize,
+    /// Of bf16.
+    parts: usize,
     plain_rows: usize,
     plain: Shards<'a, f32>,
     by_32: int8::Target<'a, Group>,
@@ -313,18 +343,21 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Where the bf16 values of 32 columns of a row of prompts are.
+    /// Where the high parts of 32 columns of a row of prompts are. The low ones are `TILE_ROWS` further.
     #[inline(always)]
     fn line(&self, tile_row: usize, group: usize) -> usize {
         let groups = self.cols.div_ceil(GROUP);
-        (tile_row / TILE_ROWS * groups + group) * TILE_ROWS + tile_row % TILE_ROWS
+        (tile_row / TILE_ROWS * groups + group) * self.parts * TILE_ROWS + tile_row % TILE_ROWS
     }
 
     fn clear_tile_row(&self, tile_row: usize) {
         for group in 0..self.cols.div_ceil(GROUP) {
-            // SAFETY: called before the pieces, on one thread.
-            let line = unsafe { self.bf16.part(self.line(tile_row, group), 1) };
-            line.fill(Line([0; GROUP]));
+            for part in 0..self.parts {
+                let at = self.line(tile_row, group) + part * TILE_ROWS;
+                // SAFETY: called before the pieces, on one thread.
+                let line = unsafe { self.bf16.part(at, 1) };
+                line.fill(Line([0; GROUP]));
+            }
         }
     }
 
@@ -352,9 +385,18 @@ impl Target<'_> {
             for (index, v) in v.chunks_exact(GROUP).enumerate() {
                 let line = self.line(row - self.first_tile_row, at / GROUP + index);
                 // SAFETY: as the caller says.
-                let line = &mut unsafe { self.bf16.part(line, 1) }[0].0;
+                let high = &mut unsafe { self.bf16.part(line, 1) }[0].0;
+                if self.parts == 1 {
+                    for lane in (0..GROUP).step_by(S::LANES) {
+                        s.store_bf16(&mut high[lane..], s.load(&v[lane..]));
+                    }
+                    continue;
+                }
+                // SAFETY: as the caller says.
+                let low = &mut unsafe { self.bf16.part(line + TILE_ROWS, 1) }[0].0;
                 for lane in (0..GROUP).step_by(S::LANES) {
-                    s.store_bf16(&mut line[lane..], s.load(&v[lane..]));
+                    let rest = s.store_bf16(&mut high[lane..], s.load(&v[lane..]));
+                    s.store_bf16(&mut low[lane..], rest);
                 }
             }
         }

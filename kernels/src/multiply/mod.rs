@@ -56,7 +56,7 @@ impl Weight<'_> {
         let none = Forms::default();
         match self {
             Weight::Plain(w) => {
-                let halves = w.format == Format::F16;
+                let halves = matches!(w.format, Format::F16 | Format::BF16);
                 let plain = !halves;
                 Forms {
                     plain,
@@ -167,7 +167,7 @@ impl<'a> Part<'a> {
                 input,
                 out: Outputs::new(rows, bias, behind, add),
             },
-            spread: Spread::new(pool, &w, total, prompts, piece_rows),
+            spread: Spread::new(pool, &w, input, prompts, piece_rows),
         }
     }
 

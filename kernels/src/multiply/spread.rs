@@ -8,7 +8,7 @@ use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
 use super::wide;
 use super::{Weight, int8};
-use crate::input::TILE_ROWS;
+use crate::input::{Input, TILE_ROWS};
 use crate::packed::layout::PANEL;
 use crate::pool::Pool;
 
@@ -37,22 +37,22 @@ pub(super) struct Share {
 }
 
 impl Spread {
-    /// For `total` rows of activations, of which `prompts` are multiplied by bf16 tiles. Pieces have `piece_rows` rows of
-    /// weights, or whole panels, as many as suit the pool.
+    /// For the rows of `input`, of which `prompts` are multiplied by bf16 tiles. Pieces have `piece_rows` rows of weights,
+    /// or whole panels, as many as suit the pool.
     pub(super) fn new(
         pool: &Pool,
         w: &Weight<'_>,
-        total: usize,
+        input: &Input,
         prompts: usize,
         piece_rows: Option<usize>,
     ) -> Spread {
-        let (rows, cols) = w.shape();
+        let rows = w.shape().0;
         let blocks = prompts.div_ceil(TILE_ROWS);
         #[cfg(target_arch = "x86_64")]
-        let band_blocks = wide::band_blocks(prompts, cols).max(1);
+        let band_blocks = wide::band_blocks(prompts, input).max(1);
         #[cfg(not(target_arch = "x86_64"))]
-        let (band_blocks, _) = (blocks.max(1), cols);
-        let bands = if total == 0 {
+        let band_blocks = blocks.max(1);
+        let bands = if input.rows.total() == 0 {
             0
         } else {
             blocks.div_ceil(band_blocks).max(1)

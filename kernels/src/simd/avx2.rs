@@ -238,7 +238,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn store_bf16(self, to: &mut [u16], v: F) {
+    fn store_bf16(self, to: &mut [u16], v: F) -> F {
         assert!(to.len() >= LANES);
         // SAFETY: the token proves the instructions; the length was checked.
         unsafe {
@@ -251,6 +251,7 @@ impl Simd for Avx2 {
             let high = _mm256_srli_epi32::<16>(rounded);
             let packed = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256::<1>(high));
             _mm_storeu_si128(to.as_mut_ptr().cast(), packed);
+            _mm256_sub_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)))
         }
     }
     #[inline(always)]

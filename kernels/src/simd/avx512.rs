@@ -304,7 +304,7 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn store_bf16(self, to: &mut [u16], v: F) {
+    fn store_bf16(self, to: &mut [u16], v: F) -> F {
         assert!(to.len() >= LANES);
         // SAFETY: the token proves the instructions; the length was checked.
         unsafe {
@@ -314,10 +314,9 @@ impl Simd for Avx512 {
             // Rounding could carry the bits of a NaN over into another number.
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
             let rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0_0000));
-            _mm256_storeu_si256(
-                to.as_mut_ptr().cast(),
-                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded)),
-            );
+            let high = _mm512_srli_epi32::<16>(rounded);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(high));
+            _mm512_sub_ps(v, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(high)))
         }
     }
     #[inline(always)]

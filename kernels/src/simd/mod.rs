@@ -120,8 +120,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn halves_at(self, from: *const u16) -> Self::F32;
     /// f16 into the first `LANES` of `to`, rounded to nearest even.
     fn store_half(self, to: &mut [u16], v: Self::F32);
-    /// bf16 into the first `LANES` of `to`, rounded to nearest even.
-    fn store_bf16(self, to: &mut [u16], v: Self::F32);
+    /// bf16 into the first `LANES` of `to`, rounded to nearest even. Returns what the rounding took away, which is exact.
+    fn store_bf16(self, to: &mut [u16], v: Self::F32) -> Self::F32;
     /// The lowest bytes into the first `LANES` of `to`; values that fit in one.
     fn store_i8(self, to: &mut [i8], v: Self::I32);
     /// The greatest of all lanes. None may be NaN.

@@ -185,11 +185,11 @@ impl Simd for Scalar {
             .for_each(|(to, v)| *to = f16::from_f32(v).to_bits());
     }
     #[inline(always)]
-    fn store_bf16(self, to: &mut [u16], v: F) {
+    fn store_bf16(self, to: &mut [u16], v: F) -> F {
         let to = &mut to[..LANES];
-        to.iter_mut()
-            .zip(v)
-            .for_each(|(to, v)| *to = bf16::from_f32(v).to_bits());
+        let rounded = lanes(|i| bf16::from_f32(v[i]));
+        to.copy_from_slice(&rounded.map(bf16::to_bits));
+        lanes(|i| v[i] - rounded[i].to_f32())
     }
     #[inline(always)]
     fn store_i8(self, to: &mut [i8], v: I) {

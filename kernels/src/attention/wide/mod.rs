@@ -329,6 +329,7 @@ impl<T: Value> Piece<'_, T> {
             at: scratch.v.as_ptr().cast(),
             stride: 64,
             step: bytes,
+            low: 0,
             beside: CHUNK / STEP * bytes,
         };
         let p = Area {
@@ -348,7 +349,7 @@ impl<T: Value> Piece<'_, T> {
             };
             // SAFETY: v has `2 * steps` tiles of `CHUNK / STEP >= blocks` steps, p has two such, and `N` tiles of rows
             // have `2 * steps` tiles of sums each.
-            unsafe { multiply_block::<2, N>(tiles, v, p, target, blocks, true) };
+            unsafe { multiply_block::<2, N, 1, 1>(tiles, v, p, target, blocks, true) };
         }
     }
 

@@ -5,6 +5,9 @@
 //!
 //! Two panels at a time are made bf16, so many columns that they stay in the caches, and all rows are multiplied
 //! with them before the next columns.
+//!
+//! Weights that lie in their file have more precision than bf16 or lose nothing in it, and are to get what f32 would give.
+//! There activations, and F16 weights, come in two parts: the value rounded to bf16, and the rest, rounded too.
 
 mod packed;
 mod plain;
@@ -18,11 +21,12 @@ use crate::amx::{Amx, Area, Shapes, Target, Tiles, multiply_block};
 use crate::input::{Input, TILE_ROWS};
 use crate::packed::layout::{GROUP, LINE, PANEL};
 use crate::packed::registers::with_kind;
+use crate::quant::Format;
 use crate::simd::Vnni;
 
 /// Panels that are multiplied at once.
 const PAIR: usize = 2;
-/// Columns whose weights are in bf16 at once: 64 KB of two panels, in the second cache. Fewer would stay in the first, but
+/// Columns whose weights are in bf16 at once, half as many in two parts: 64 KB of two panels, in the second cache. Fewer would stay in the first, but
 /// then sums are stored and loaded more often, which costs more.
 const TURN_COLS: usize = 1024;
 /// Rows of activations that a piece takes, at most and at least.
@@ -35,8 +39,9 @@ const TILE: usize = 1024;
 const STEPS: usize = TURN_COLS / GROUP;
 
 /// Blocks of 16 rows that a piece takes: so many that their activations stay in the cache from piece to piece.
-pub(super) fn band_blocks(rows: usize, cols: usize) -> usize {
-    let fit = (BAND_BYTES / (2 * cols.max(1))).clamp(BAND_ROWS_MIN, BAND_ROWS_MAX);
+pub(super) fn band_blocks(rows: usize, input: &Input) -> usize {
+    let row_bytes = size_of::<u16>() * input.cols.max(1) * input.bf16_parts();
+    let fit = (BAND_BYTES / row_bytes).clamp(BAND_ROWS_MIN, BAND_ROWS_MAX);
     let bands = rows.div_ceil(fit).max(1);
     // Whole blocks of two tiles, about as many in each band.
     rows.div_ceil(bands)
@@ -47,8 +52,12 @@ pub(super) fn band_blocks(rows: usize, cols: usize) -> usize {
 
 /// What makes the tiles of a matrix.
 trait Source {
-    /// Weights of a panel in bf16: a tile of `[16 pairs of columns][16 rows][2]` for each 32 columns of `cols`. What the
-    /// matrix lacks of those is zero, but for the rows beyond its last, which may hold anything.
+    /// Parts of a weight, and those of an activation that it is multiplied with.
+    const PARTS: usize;
+    const INPUT_PARTS: usize;
+
+    /// Weights of a panel in bf16: for each 32 columns of `cols` a tile of `[16 pairs of columns][16 rows][2]` of each part,
+    /// the high one first. What the matrix lacks of those is zero, but for the rows beyond its last, which may hold anything.
     ///
     /// # Safety
     /// The processor has what the token of `Amx` proves. The matrix has the panel; `cols` begins with a turn, and ends with
@@ -84,7 +93,10 @@ impl Prompts<'_> {
                 Weight::Packed(w) => {
                     with_kind!(w.format, K => walk(amx, &job, &packed::Panels::<K>::new(w)));
                 }
-                Weight::Plain(w) => walk(amx, &job, &plain::Panels::new(w)),
+                Weight::Plain(w) if w.format == Format::F16 => {
+                    walk(amx, &job, &plain::Panels::<plain::F16>::new(w));
+                }
+                Weight::Plain(w) => walk(amx, &job, &plain::Panels::<plain::BF16>::new(w)),
             }
         }
     }
@@ -131,14 +143,15 @@ unsafe fn walk<S: Source>(amx: Amx, job: &Job<'_>, source: &S) {
     for first in job.panels.clone().step_by(PAIR) {
         let panels = PAIR.min(job.panels.end - first);
         // Where there are no columns, one turn of none makes the sums zero.
-        for from in (0..job.cols.max(1)).step_by(TURN_COLS) {
-            let cols = from..job.cols.min(from + TURN_COLS);
+        let turn = TURN_COLS / S::PARTS;
+        for from in (0..job.cols.max(1)).step_by(turn) {
+            let cols = from..job.cols.min(from + turn);
             for p in 0..panels {
-                // SAFETY: the scratch has room for two panels of `TURN_COLS` columns.
+                // SAFETY: the scratch has room for all parts of two panels of `turn` columns.
                 unsafe { source.expand(amx.vnni(), first + p, cols.clone(), b.add(p * STEPS * TILE)) };
             }
             // SAFETY: the scratch was just filled.
-            unsafe { multiply_band(&tiles, job, first, panels, cols, b, c) };
+            unsafe { multiply_band::<S>(&tiles, job, first, panels, cols, b, c) };
         }
         for (index, block) in job.blocks.clone().enumerate() {
             // SAFETY: the sums of this block were just stored.
@@ -152,7 +165,7 @@ unsafe fn walk<S: Source>(amx: Amx, job: &Job<'_>, source: &S) {
 /// # Safety
 /// `b` holds the tiles of these columns for so many panels, `c` has room for the band.
 #[inline(always)]
-unsafe fn multiply_band(
+unsafe fn multiply_band<S: Source>(
     tiles: &Tiles,
     job: &Job<'_>,
     first: usize,
@@ -162,23 +175,26 @@ unsafe fn multiply_band(
     c: *mut u8,
 ) {
     let last = cols.end == job.cols;
-    let groups = job.cols.div_ceil(GROUP);
+    let parts = job.input.bf16_parts();
+    assert!(parts >= S::INPUT_PARTS, "the form that the weights want was set");
+    let block_tiles = job.cols.div_ceil(GROUP) * parts;
     let lines = job.input.bf16();
-    let lines = &lines[job.blocks.start * groups * TILE_ROWS..job.blocks.end * groups * TILE_ROWS];
+    let lines = &lines[job.blocks.start * block_tiles * TILE_ROWS..job.blocks.end * block_tiles * TILE_ROWS];
     let (steps, add) = (cols.len().div_ceil(GROUP), cols.start > 0);
-    let area = |at: *const u8, beside: usize| Area {
+    let area = |at: *const u8, parts: usize, beside: usize| Area {
         at,
         stride: LINE,
-        step: TILE,
+        step: parts * TILE,
+        low: TILE,
         beside,
     };
-    let (b, blocks) = (area(b, STEPS * TILE), job.blocks.len());
+    let (b, blocks) = (area(b, S::PARTS, STEPS * TILE), job.blocks.len());
     for block in (0..blocks).step_by(2) {
         let at = lines
             .as_ptr()
             .cast::<u8>()
-            .wrapping_add((block * groups + cols.start / GROUP) * TILE);
-        let a = area(at, groups * TILE);
+            .wrapping_add((block * block_tiles + cols.start / GROUP * parts) * TILE);
+        let a = area(at, parts, block_tiles * TILE);
         if last {
             prefetch_outputs(job, job.blocks.start + block, first);
         }
@@ -190,12 +206,36 @@ unsafe fn multiply_band(
         };
         // SAFETY: `lines` has the tiles of both blocks, or of the one that is left; `b` and `c`, the caller says.
         unsafe {
-            match (blocks - block > 1, panels > 1) {
-                (true, true) => multiply_block::<2, 2>(tiles, a, b, c, steps, add),
-                (true, false) => multiply_block::<2, 1>(tiles, a, b, c, steps, add),
-                (false, true) => multiply_block::<1, 2>(tiles, a, b, c, steps, add),
-                (false, false) => multiply_block::<1, 1>(tiles, a, b, c, steps, add),
+            match (S::INPUT_PARTS, S::PARTS) {
+                (1, _) => multiply_some::<1, 1>(tiles, (blocks - block, panels), a, b, c, steps, add),
+                (_, 1) => multiply_some::<2, 1>(tiles, (blocks - block, panels), a, b, c, steps, add),
+                _ => multiply_some::<2, 2>(tiles, (blocks - block, panels), a, b, c, steps, add),
             }
+        }
+    }
+}
+
+/// `multiply_block` with two blocks and two panels, or what there is of them.
+///
+/// # Safety
+/// As `multiply_block`.
+#[inline(always)]
+unsafe fn multiply_some<const PA: usize, const PB: usize>(
+    tiles: &Tiles,
+    (blocks, panels): (usize, usize),
+    a: Area,
+    b: Area,
+    c: Target,
+    steps: usize,
+    add: bool,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (blocks > 1, panels > 1) {
+            (true, true) => multiply_block::<2, 2, PA, PB>(tiles, a, b, c, steps, add),
+            (true, false) => multiply_block::<2, 1, PA, PB>(tiles, a, b, c, steps, add),
+            (false, true) => multiply_block::<1, 2, PA, PB>(tiles, a, b, c, steps, add),
+            (false, false) => multiply_block::<1, 1, PA, PB>(tiles, a, b, c, steps, add),
         }
     }
 }

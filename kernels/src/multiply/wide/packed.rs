@@ -31,6 +31,9 @@ impl<'a, K> Panels<'a, K> {
 }
 
 impl<K: Kind> Source for Panels<'_, K> {
+    const PARTS: usize = 1;
+    const INPUT_PARTS: usize = 1;
+
     #[inline(always)]
     unsafe fn expand(&self, t: Vnni, panel: usize, cols: Range<usize>, out: *mut u8) {
         let layout = K::LAYOUT;

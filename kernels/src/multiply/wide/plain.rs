@@ -1,46 +1,86 @@
-//! bf16 tiles of weights that lie in their file, in F16.
+//! bf16 tiles of weights that lie in their file, in F16 or BF16.
 //!
-//! Invariant: a value is that of the file, rounded once to bf16, which has 8 bits of precision where f16 has 11. No byte
-//! outside the matrix is read.
+//! Invariant: the parts of a value add up to that of the file, exactly: bf16 has 8 bits of precision, f16 has 11, and all its
+//! values are normal numbers in bf16. No byte outside the matrix is read.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::{Source, TILE};
 use crate::matmul::MatrixRef;
 use crate::packed::layout::{GROUP, LINE, PANEL};
-use crate::quant::Format;
 use crate::simd::{Simd, Vnni};
 
 /// How far ahead of the columns in use others are asked for.
 const AHEAD: usize = 512;
 
-/// A matrix in F16.
-pub(super) struct Panels<'a> {
-    w: MatrixRef<'a>,
+/// A format of 2 bytes.
+pub(super) trait Half {
+    /// Parts of a value in bf16.
+    const PARTS: usize;
+
+    /// 32 values in bf16, zero where the mask is: the high parts and the low ones, if it has any.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 BW, VL and BF16; the values that the mask wants are readable. Any alignment.
+    unsafe fn load(from: *const u16, mask: u32) -> [__m512i; 2];
 }
 
-impl<'a> Panels<'a> {
-    pub(super) fn new(w: MatrixRef<'a>) -> Panels<'a> {
-        assert!(
-            w.format == Format::F16,
-            "of the plain formats, F16 alone has tiles"
-        );
-        Panels { w }
+pub(super) struct F16;
+pub(super) struct BF16;
+
+impl Half for F16 {
+    const PARTS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u16, mask: u32) -> [__m512i; 2] {
+        // SAFETY: the caller's promise; the second half may begin outside, but then nothing of it is wanted.
+        unsafe {
+            let (first, second) = (mask as u16, (mask >> 16) as u16);
+            let first = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first, from.cast()));
+            let behind = from.wrapping_add(GROUP / 2).cast();
+            let second = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(second, behind));
+            // Rounded to 8 bits, half away from zero: whole numbers do that, and give floats to subtract. A NaN may become
+            // a number, but then its rest is none.
+            let high = |v: __m512| {
+                let up = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
+                _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
+            };
+            let (high_1, high_2) = (high(first), high(second));
+            let (low_1, low_2) = (_mm512_sub_ps(first, high_1), _mm512_sub_ps(second, high_2));
+            let high: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high_2, high_1));
+            let low: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(low_2, low_1));
+            [high, low]
+        }
     }
 }
 
-/// 32 values as bf16, zero where the mask is.
-///
-/// # Safety
-/// The processor has AVX-512 BW, VL and BF16; the values that the mask wants are readable. Any alignment.
-#[inline(always)]
-unsafe fn load(from: *const u16, mask: u32) -> __m512i {
-    // SAFETY: the caller's promise; the second half may begin outside, but then nothing of it is wanted.
-    unsafe {
-        let low = _mm256_maskz_loadu_epi16(mask as u16, from.cast());
-        let high = _mm256_maskz_loadu_epi16((mask >> 16) as u16, from.wrapping_add(GROUP / 2).cast());
-        std::mem::transmute(_mm512_cvtne2ps_pbh(_mm512_cvtph_ps(high), _mm512_cvtph_ps(low)))
+impl Half for BF16 {
+    const PARTS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u16, mask: u32) -> [__m512i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            [
+                _mm512_maskz_loadu_epi16(mask, from.cast()),
+                _mm512_setzero_si512(),
+            ]
+        }
+    }
+}
+
+/// A matrix of one format.
+pub(super) struct Panels<'a, H> {
+    w: MatrixRef<'a>,
+    format: PhantomData<H>,
+}
+
+impl<'a, H> Panels<'a, H> {
+    pub(super) fn new(w: MatrixRef<'a>) -> Panels<'a, H> {
+        let format = PhantomData;
+        Panels { w, format }
     }
 }
 
@@ -48,24 +88,33 @@ unsafe fn load(from: *const u16, mask: u32) -> __m512i {
 #[repr(C, align(64))]
 struct Rows([[u16; GROUP]; PANEL]);
 
-impl Source for Panels<'_> {
+impl<H: Half> Source for Panels<'_, H> {
+    const PARTS: usize = H::PARTS;
+    const INPUT_PARTS: usize = 2;
+
     #[inline(always)]
     unsafe fn expand(&self, t: Vnni, panel: usize, cols: Range<usize>, out: *mut u8) {
         let (w, first) = (&self.w, panel * PANEL);
         debug_assert!(first < w.rows && cols.end <= w.cols);
         let count = PANEL.min(w.rows - first);
         let bytes = &w.bytes[2 * first * w.cols..2 * (first + count) * w.cols];
-        let mut rows = Rows([[0; GROUP]; PANEL]);
+        let mut parts = [const { Rows([[0; GROUP]; PANEL]) }; 2];
         for (tile, at) in cols.clone().step_by(GROUP).enumerate() {
             let mask = u32::MAX >> (GROUP - GROUP.min(cols.end - at));
-            for (row, to) in rows.0.iter_mut().enumerate().take(count) {
+            for row in 0..count {
                 let from = bytes.as_ptr().wrapping_add(2 * (row * w.cols + at));
                 t.avx512().prefetch(from.wrapping_add(AHEAD));
                 // SAFETY: the mask wants columns of this row.
-                unsafe { _mm512_store_si512(to.as_mut_ptr().cast(), load(from.cast(), mask)) };
+                let values = unsafe { H::load(from.cast(), mask) };
+                for (part, v) in parts.iter_mut().zip(values).take(H::PARTS) {
+                    // SAFETY: a row is a vector, and on its boundary.
+                    unsafe { _mm512_store_si512(part.0[row].as_mut_ptr().cast(), v) };
+                }
             }
-            // SAFETY: there is room for as many tiles.
-            unsafe { transpose(&rows, out.add(tile * TILE)) };
+            for (at, part) in parts.iter().enumerate().take(H::PARTS) {
+                // SAFETY: there is room for as many tiles.
+                unsafe { transpose(part, out.add((tile * H::PARTS + at) * TILE)) };
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod archs;
 mod books;
+mod f16;
 mod packed;
 mod run;
 mod tiny;
