@@ -92,9 +92,11 @@ pub struct Serving {
 pub struct Draining(Serving);
 
 impl Configured {
-    /// Locks the state folder and opens the socket.
+    /// Locks the state folder and opens the socket. In the runtime, which takes signals.
     pub fn listen(self) -> Result<Listening, Refusal> {
         let Configured { args, settings } = self;
+        // Taken from the system, which would end us for it: a write beyond a limit of file sizes just fails.
+        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
         // A live daemon at the socket is the better message, and comes at once. Under systemd it is systemd that listens.
         if std::env::var_os("LISTEN_FDS").is_none() {
             Door::probe(&settings.socket)?;
@@ -126,8 +128,6 @@ impl Listening {
         } = self;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let hangup = signal(SignalKind::hangup())?;
-        // Taken from the system, which would end us for it: a write beyond a limit of file sizes just fails.
-        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
         let starting = tokio::spawn(notify::starting());
         let wanted = settings.config.generation.model.clone();
         let (socket, lasting) = (settings.socket.clone(), !door.is_own());

@@ -70,7 +70,8 @@ pub async fn watch(app: Arc<App>) {
 
 /// First the caches of models that nobody uses and models unused for a while, then all unused models.
 async fn give_back(app: &App, again: bool) {
-    let before = crate::models::private_memory();
+    let private = || crate::models::private_memory().unwrap_or_default();
+    let before = private();
     app.engine.shrink();
     let unloaded = app
         .models
@@ -78,7 +79,7 @@ async fn give_back(app: &App, again: bool) {
     // The engine's thread frees; freed memory still has to leave the process.
     sleep(Duration::from_millis(200)).await;
     let _ = tokio::task::spawn_blocking(give_back_freed).await;
-    let freed_mb = before.saturating_sub(crate::models::private_memory()) / 1_000_000;
+    let freed_mb = before.saturating_sub(private()) / 1_000_000;
     tracing::info!("memory is short: gave back {freed_mb} MB, unloaded {unloaded} models that nobody uses");
 }
 

@@ -21,9 +21,8 @@ pub fn resident_memory() -> u64 {
 }
 
 /// Memory of this process that no file stands behind, in bytes.
-pub fn private_memory() -> u64 {
-    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    line_kib(&text, "RssAnon:").unwrap_or(0)
+pub fn private_memory() -> Option<u64> {
+    line_kib(&fs::read_to_string("/proc/self/status").ok()?, "RssAnon:")
 }
 
 fn line_kib(text: &str, name: &str) -> Option<u64> {

@@ -99,8 +99,6 @@ pub struct Input {
     plain: Vec<f32>,
     by_32: Int8<Group>,
     by_256: Int8<Super>,
-    /// As many as were ever wanted: it grows within what `new` allocated, so that low parts cost no memory until a product
-    /// reads them.
     bf16: Vec<Line>,
 }
 
@@ -114,14 +112,9 @@ fn lengths(rows_max: usize, cols_max: usize) -> Option<(usize, usize)> {
     Some((values, lines))
 }
 
-fn room<T>(len: usize) -> Option<Vec<T>> {
+fn filled<T: Copy>(value: T, len: usize) -> Option<Vec<T>> {
     let mut v = Vec::new();
     v.try_reserve_exact(len).ok()?;
-    Some(v)
-}
-
-fn filled<T: Copy>(value: T, len: usize) -> Option<Vec<T>> {
-    let mut v = room(len)?;
     v.resize(len, value);
     Some(v)
 }
@@ -142,7 +135,7 @@ impl Input {
             plain: filled(0.0, values)?,
             by_32: Int8::new(rows_max, cols_max)?,
             by_256: Int8::new(rows_max, cols_max)?,
-            bf16: room(lines)?,
+            bf16: filled(Line([0; GROUP]), lines)?,
         })
     }
 
@@ -231,9 +224,6 @@ impl Input {
         };
         let (parts, groups) = (forms.parts(), cols.div_ceil(GROUP));
         let lines = tile_rows * groups * parts;
-        if self.bf16.len() < lines {
-            self.bf16.resize(lines, Line([0; GROUP]));
-        }
         let target = Target {
             cols,
             first_tile_row: rows.decode,

@@ -54,7 +54,7 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
             budget: app.models.budget(),
             claimed,
             resident: resident_memory(),
-            private: Some(private_memory()),
+            private: private_memory(),
         },
         kv_blocks: sees_all.then(|| KvBlocks {
             tokens: small(hyprstream_engine::KV_BLOCK),

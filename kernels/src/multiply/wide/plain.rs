@@ -1,7 +1,7 @@
 //! bf16 tiles of weights that lie in their file, in F16 or BF16.
 //!
-//! Invariant: the parts of a value add up to that of the file, exactly: bf16 has 8 bits of precision, f16 has 11, and all its
-//! values are normal numbers in bf16. No byte outside the matrix is read.
+//! Invariant: the parts of a finite value add up to that of the file, exactly: bf16 has 8 bits of precision, f16 has 11, and all
+//! its values are normal numbers in bf16. No byte outside the matrix is read.
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
