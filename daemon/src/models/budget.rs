@@ -16,13 +16,17 @@ pub fn available_memory() -> u64 {
 
 /// Resident set of this process in bytes, mapped files included.
 pub fn resident_memory() -> u64 {
-    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    line_kib(&text, "VmRSS:").unwrap_or(0)
+    own("VmRSS:").unwrap_or(0)
 }
 
 /// Memory of this process that no file stands behind, in bytes.
 pub fn private_memory() -> Option<u64> {
-    line_kib(&fs::read_to_string("/proc/self/status").ok()?, "RssAnon:")
+    own("RssAnon:")
+}
+
+/// What the kernel says of this process under that name.
+fn own(name: &str) -> Option<u64> {
+    line_kib(&fs::read_to_string("/proc/self/status").ok()?, name)
 }
 
 fn line_kib(text: &str, name: &str) -> Option<u64> {

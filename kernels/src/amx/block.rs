@@ -104,12 +104,11 @@ unsafe fn step<const M: usize, const N: usize, const PA: usize, const PB: usize>
     // SAFETY: the caller's promise.
     unsafe {
         tile_load!("tmm6", b.at, b.stride);
-        tile_load!("tmm4", first, a.stride);
-        tile_dpbf16ps!("tmm0", "tmm4", "tmm6");
         if N == 2 {
             tile_load!("tmm7", b.at.wrapping_add(b.beside), b.stride);
-            tile_dpbf16ps!("tmm1", "tmm4", "tmm7");
         }
+        tile_load!("tmm4", first, a.stride);
+        products_above::<N>();
         if M == 2 {
             tile_load!("tmm5", first.wrapping_add(a.beside), a.stride);
             products_below::<N>();

@@ -23,7 +23,7 @@ pub(crate) use unit::{Group, GroupTile, Super, SuperTile, TILE_COLS, Unit};
 pub(crate) const TILE_ROWS: usize = 16;
 
 /// Parts of a value in bf16, at most.
-const PARTS: usize = 2;
+const BF16_PARTS: usize = 2;
 
 /// Values of one piece, about: a few microseconds of work.
 const PIECE_VALUES: usize = 2 << 10;
@@ -76,7 +76,7 @@ impl Forms {
     /// Of bf16: what rounding leaves of a value, and where weights have more precision than packed ones, what it takes away,
     /// rounded too.
     fn parts(self) -> usize {
-        if self.halves { PARTS } else { 1 }
+        if self.halves { BF16_PARTS } else { 1 }
     }
 }
 
@@ -108,7 +108,7 @@ fn lengths(rows_max: usize, cols_max: usize) -> Option<(usize, usize)> {
     let lines = rows_max
         .checked_next_multiple_of(TILE_ROWS)?
         .checked_mul(cols_max.div_ceil(GROUP))?
-        .checked_mul(PARTS)?;
+        .checked_mul(BF16_PARTS)?;
     Some((values, lines))
 }
 

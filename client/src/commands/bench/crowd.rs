@@ -1,5 +1,5 @@
 //! How long running answers wait for their next token while a long prompt is read. Invariant: only the time counts in which all
-//! of them run, and one that gets nothing for all of that time has waited for all of it.
+//! of them run, and a wait that has no end in that time counts as far as it got.
 use super::run::{PROMPT_TOKENS, Runner, each_token, refuse_error};
 use crate::exit::Failure;
 use crate::http::CallError;
@@ -140,18 +140,15 @@ fn between(streams: &[Vec<Instant>], begin: Instant, end: Instant) -> Vec<f64> {
     for stamps in streams {
         let pairs = stamps.iter().zip(stamps.iter().skip(1));
         let inside = pairs.filter(|(_, at)| **at > begin && **at <= end);
-        let before = gaps.len();
-        gaps.extend(inside.map(|(last, at)| ms(at.duration_since(*last))));
+        let mut own: Vec<f64> = inside.map(|(last, at)| ms(at.duration_since(*last))).collect();
         let Some(last) = stamps.iter().rfind(|at| **at <= end) else {
             continue;
         };
         let open = ms(end.duration_since(*last));
-        if gaps
-            .get(before..)
-            .is_some_and(|own| own.iter().all(|gap| *gap < open))
-        {
-            gaps.push(open);
+        if own.iter().all(|gap| *gap < open) {
+            own.push(open);
         }
+        gaps.append(&mut own);
     }
     gaps
 }

@@ -13,6 +13,7 @@ mod packed;
 mod plain;
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -26,8 +27,8 @@ use crate::simd::Vnni;
 
 /// Panels that are multiplied at once.
 const PAIR: usize = 2;
-/// Columns whose weights are in bf16 at once, half as many in two parts: 64 KB of two panels, in the second cache. Fewer would stay in the first, but
-/// then sums are stored and loaded more often, which costs more.
+/// Columns whose weights are in bf16 at once, half as many in two parts: 64 KB of two panels, in the second cache. Fewer
+/// would stay in the first, but then sums are stored and loaded more often, which costs more.
 const TURN_COLS: usize = 1024;
 /// Rows of activations that a piece takes, at most and at least.
 const BAND_ROWS_MAX: usize = 512;
@@ -65,6 +66,19 @@ trait Source {
     unsafe fn expand(&self, t: Vnni, panel: usize, cols: Range<usize>, out: *mut u8);
 }
 
+/// A matrix `W` of a format that is known when a kernel is compiled.
+struct Panels<W, F> {
+    w: W,
+    format: PhantomData<F>,
+}
+
+impl<W, F> Panels<W, F> {
+    fn new(w: W) -> Panels<W, F> {
+        let format = PhantomData;
+        Panels { w, format }
+    }
+}
+
 /// A product's rows of prompts.
 pub(super) struct Prompts<'a> {
     pub w: Weight<'a>,
@@ -91,12 +105,12 @@ impl Prompts<'_> {
         unsafe {
             match self.w {
                 Weight::Packed(w) => {
-                    with_kind!(w.format, K => walk(amx, &job, &packed::Panels::<K>::new(w)));
+                    with_kind!(w.format, K => walk(amx, &job, &Panels::<_, K>::new(w)));
                 }
                 Weight::Plain(w) if w.format == Format::F16 => {
-                    walk(amx, &job, &plain::Panels::<plain::F16>::new(w));
+                    walk(amx, &job, &Panels::<_, plain::F16>::new(w));
                 }
-                Weight::Plain(w) => walk(amx, &job, &plain::Panels::<plain::BF16>::new(w)),
+                Weight::Plain(w) => walk(amx, &job, &Panels::<_, plain::BF16>::new(w)),
             }
         }
     }

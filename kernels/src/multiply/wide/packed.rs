@@ -4,10 +4,9 @@
 #![allow(clippy::needless_range_loop)] // Plain loops over registers are what the compiler unrolls.
 
 use std::arch::x86_64::*;
-use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::{Source, TILE};
+use super::{Panels, Source, TILE};
 use crate::packed::PackedRef;
 use crate::packed::layout::{FOURS, GROUP, LINE};
 use crate::packed::registers::{Kind, Strip, codes, head, scale_and_min};
@@ -17,20 +16,7 @@ use crate::simd::int8::Int8;
 /// How far ahead of the codes in use others are asked for.
 const AHEAD: usize = 2 << 10;
 
-/// A matrix of one kind.
-pub(super) struct Panels<'a, K> {
-    w: PackedRef<'a>,
-    kind: PhantomData<K>,
-}
-
-impl<'a, K> Panels<'a, K> {
-    pub(super) fn new(w: PackedRef<'a>) -> Panels<'a, K> {
-        let kind = PhantomData;
-        Panels { w, kind }
-    }
-}
-
-impl<K: Kind> Source for Panels<'_, K> {
+impl<K: Kind> Source for Panels<PackedRef<'_>, K> {
     const PARTS: usize = 1;
     const INPUT_PARTS: usize = 1;
 

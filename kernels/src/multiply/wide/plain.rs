@@ -4,10 +4,9 @@
 //! its values are normal numbers in bf16. No byte outside the matrix is read.
 
 use std::arch::x86_64::*;
-use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::{Source, TILE};
+use super::{Panels, Source, TILE};
 use crate::matmul::MatrixRef;
 use crate::packed::layout::{GROUP, LINE, PANEL};
 use crate::simd::{Simd, Vnni};
@@ -71,24 +70,11 @@ impl Half for BF16 {
     }
 }
 
-/// A matrix of one format.
-pub(super) struct Panels<'a, H> {
-    w: MatrixRef<'a>,
-    format: PhantomData<H>,
-}
-
-impl<'a, H> Panels<'a, H> {
-    pub(super) fn new(w: MatrixRef<'a>) -> Panels<'a, H> {
-        let format = PhantomData;
-        Panels { w, format }
-    }
-}
-
 /// 32 columns of 16 rows.
 #[repr(C, align(64))]
 struct Rows([[u16; GROUP]; PANEL]);
 
-impl<H: Half> Source for Panels<'_, H> {
+impl<H: Half> Source for Panels<MatrixRef<'_>, H> {
     const PARTS: usize = H::PARTS;
     const INPUT_PARTS: usize = 2;
 
