@@ -35,6 +35,21 @@ test_status_tells_what_it_does() {
     until_true 10 status_is '^ready'
 }
 
+test_what_root_left_in_its_folders_becomes_its_own() {
+    systemctl stop $UNIT
+    # As root would: a daemon by hand, which writes its state and packed weights.
+    env -i HOME=/root /usr/bin/hyprstreamd --socket /tmp/by-hand.sock >/tmp/by-hand 2>&1 &
+    by_hand=$!
+    until_true 10 test -S /tmp/by-hand.sock
+    hyp --socket /tmp/by-hand.sock --no-start load hyprstream-starter
+    kill $by_hand
+    wait $by_hand || true
+    chown -R root: /var/lib/hyprstream /var/cache/hyprstream
+    chown hyprstream: /var/lib/hyprstream /var/cache/hyprstream
+    systemctl start $UNIT
+    [ -z "$(find /var/lib/hyprstream /var/cache/hyprstream ! -user hyprstream)" ]
+}
+
 test_first_use_starts_it() {
     systemctl stop $UNIT
     began=$(date +%s%N)
