@@ -2,10 +2,12 @@
 //! machine gives to loops that do nothing else.
 //!
 //! Invariant: weights exceed the caches, as a model's do. `cargo bench -p hyprstream-kernels --bench speed -- [threads]
-//! [isa] [limits | model | shapes | formats | rest]`: all, or the machine's limits and one of the tables. An isa of `""` is the best.
+//! [isa] [limits | tiles | model | shapes | formats | rest]`: all, or the machine's limits and one of the tables. An isa of `""` is the best.
 
 mod limits;
 mod products;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use std::time::Instant;
 
@@ -39,6 +41,11 @@ fn main() {
             let limits = Limits::measure(&pool);
             println!("{limits}");
             let asked = |name: &str| words.get(2).is_none_or(|word| word == name);
+            #[cfg(target_arch = "x86_64")]
+            if asked("tiles") && pool.isa() == Isa::Amx {
+                // SAFETY: the pool's level says that the processor has AMX, and that the system lets this process use it.
+                unsafe { tiles::print() };
+            }
             if asked("model") {
                 products::model(&pool, &limits);
             }

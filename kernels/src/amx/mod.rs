@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use crate::isa::Isa;
 use crate::simd::{Avx512, Vnni};
 pub(crate) use block::{Area, Target, multiply_block};
-pub(crate) use instructions::{tile_dpbf16ps, tile_dpbssd, tile_dpbsud, tile_load, tile_store, tile_zero};
+pub(crate) use instructions::{tile_dpbssd, tile_dpbsud, tile_load, tile_store, tile_zero};
 pub(crate) use tiles::{Shapes, Tiles};
 
 /// Holding it proves AMX tiles with int8 and bf16 products, and AVX-512 with VNNI, VBMI and BF16 beside them: every

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use super::Amx;
 
-/// Rows and bytes of a row of each of the eight tiles, as LDTILECFG wants them (palette 1).
+/// Rows and bytes of a row of the tiles, as LDTILECFG wants them (palette 1).
 #[repr(C, align(64))]
 pub(crate) struct Shapes {
     palette: u8,
@@ -19,14 +19,15 @@ pub(crate) struct Shapes {
 }
 
 impl Shapes {
-    /// Every tile 16 rows x 64 bytes.
-    pub(crate) const FULL: Shapes = Shapes::new([(16, 64); 8]);
+    /// The tiles of `multiply_block`, each 16 rows x 64 bytes.
+    pub(crate) const FULL: Shapes = Shapes::new([(16, 64); 4]);
 
-    /// `(rows, bytes of a row)` of each tile.
+    /// `(rows, bytes of a row)` of each tile, from the first on; the others cannot be used.
     ///
     /// # Panics
-    /// If a tile has no rows or more than 16, or rows of no bytes, more than 64, or parts of 4.
-    pub(crate) const fn new(shapes: [(usize, usize); 8]) -> Shapes {
+    /// If there are more than eight, or if a tile has no rows or more than 16, or rows of no bytes, more than 64, or parts
+    /// of 4.
+    pub(crate) const fn new<const N: usize>(shapes: [(usize, usize); N]) -> Shapes {
         let mut out = Shapes {
             palette: 1,
             start_row: 0,
@@ -35,7 +36,8 @@ impl Shapes {
             rows: [0; 16],
         };
         let mut tile = 0;
-        while tile < 8 {
+        assert!(N <= 8);
+        while tile < N {
             let (rows, bytes) = shapes[tile];
             assert!(rows >= 1 && rows <= 16 && bytes >= 4 && bytes <= 64 && bytes.is_multiple_of(4));
             out.rows[tile] = rows as u8;

@@ -4,7 +4,7 @@
 //! Invariant: a share is of the instructions that are really used. The larger of a line's two shares is how near it comes
 //! to what this machine can give (its roofline): the other one cannot be higher then.
 
-mod peaks;
+pub mod peaks;
 
 use std::fmt;
 use std::hint::black_box;

@@ -71,19 +71,19 @@ mod vectors {
     });
 }
 
-/// Two by two tiles of sums, as kernels have them.
+/// Two by two tiles of sums, whose operands stay where they are.
 #[cfg(target_arch = "x86_64")]
-mod tiles {
+pub mod tiles {
     use std::arch::asm;
 
     const ROUNDS: usize = 1 << 12;
     const SUMS: usize = 4;
 
-    /// What LDTILECFG wants: palette 1, then bytes of a row and rows of each of the eight tiles.
     #[repr(C, align(64))]
-    struct Shapes([u8; 64]);
+    pub struct Shapes(pub [u8; 64]);
 
-    static FULL: Shapes = {
+    /// What LDTILECFG wants: palette 1, then bytes of a row and rows of each of the eight tiles.
+    pub static FULL: Shapes = {
         let mut shapes = [0; 64];
         shapes[0] = 1;
         let mut tile = 0;

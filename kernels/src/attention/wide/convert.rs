@@ -161,7 +161,7 @@ pub(super) fn queries(
     }
 }
 
-/// Keys of a block as two tiles (low parts before high parts) of each step, for each 16 positions: A operands. `to`:
+/// Keys of a block as two tiles (high parts before low parts) of each step, for each 16 positions: A operands. `to`:
 /// `[2][2][steps]` tiles. Of the rows, `count` are in use.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
@@ -176,8 +176,8 @@ pub(super) fn keys<T: Value>(s: Avx512, rows: Rows<'_, T>, count: usize, steps: 
                 let high = values(s, rows, row, step * STEP + 16);
                 parts = split([low, high]);
             }
-            write(&mut tiles[step * TILE], parts[1]);
-            write(&mut tiles[(steps + step) * TILE], parts[0]);
+            write(&mut tiles[step * TILE], parts[0]);
+            write(&mut tiles[(steps + step) * TILE], parts[1]);
         }
     }
 }

@@ -9,14 +9,12 @@
 //! the result that the next product's bf16 path makes anyway.
 
 mod convert;
-mod score;
 mod softmax;
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
 use self::convert::{STEP, TILE};
-use self::score::score;
 use self::softmax::{Sight, State};
 use super::Span;
 use super::attend::Call;
@@ -42,11 +40,14 @@ const DIM_MAX: usize = 256;
 #[derive(Clone, Copy)]
 struct Line([u32; 16]);
 
+/// Its bytes.
+const LINE: usize = size_of::<Line>();
+
 /// Lines of a thread's scratch, whatever the model's shape.
 const LINES: usize = ROW_LINES + CHUNK * (3 * (DIM_MAX / STEP) + 3);
 
 /// Bytes of a thread's scratch.
-pub(super) const SCRATCH_BYTES: usize = LINES * size_of::<Line>();
+pub(super) const SCRATCH_BYTES: usize = LINES * LINE;
 
 thread_local! {
     /// A thread's scratch, kept from its first piece on.
@@ -121,7 +122,7 @@ struct Piece<'a, T> {
 struct Scratch<'a> {
     /// `[row tiles][high, low][steps]` tiles.
     q: &'a mut [Line],
-    /// `[CHUNK / TILE][low, high][steps]` tiles.
+    /// `[CHUNK / TILE][high, low][steps]` tiles.
     k: &'a mut [Line],
     /// `[2 * steps][CHUNK / STEP]` tiles.
     v: &'a mut [Line],
@@ -306,15 +307,28 @@ impl<T: Value> Piece<'_, T> {
     #[target_feature(enable = "avx512f")]
     fn scores<const N: usize>(&self, tiles: &Tiles, tile: usize, blocks: usize, scratch: &mut Scratch<'_>) {
         let width = 2 * self.steps * TILE;
-        let q = &scratch.q[tile * width..][..N * width];
-        let k = scratch.k[..2 * blocks * width].chunks_exact(2 * width);
-        let s = &mut scratch.s[..(N - 1) * CHUNK + blocks * KV_BLOCK];
-        let s = s.as_mut_ptr();
-        for (index, k) in k.enumerate() {
-            let s = s.wrapping_add(index * KV_BLOCK);
-            // SAFETY: k has two tiles of positions and q has `N` of rows, each of `2 * steps` tiles; s has a line for each
-            // of `CHUNK` positions for each tile of rows.
-            unsafe { score::<N>(tiles, k.as_ptr(), q.as_ptr(), s, self.steps) };
+        let positions = blocks * KV_BLOCK / TILE;
+        let q = Area {
+            at: scratch.q[tile * width..][..N * width].as_ptr().cast(),
+            stride: LINE,
+            step: TILE * LINE,
+            low: self.steps * TILE * LINE,
+            beside: width * LINE,
+        };
+        let k = Area {
+            at: scratch.k[..positions * width].as_ptr().cast(),
+            ..q
+        };
+        let s = scratch.s[..(N - 1) * CHUNK + positions * TILE].as_mut_ptr();
+        for position in 0..positions {
+            let target = Target {
+                at: s.wrapping_add(position * TILE).cast(),
+                stride: LINE,
+                beside: CHUNK * LINE,
+            };
+            // SAFETY: k has so many tiles of positions and q has `N` of rows, each of `2 * steps` tiles; s has a line for
+            // each of `CHUNK` positions for each tile of rows.
+            unsafe { multiply_block::<N, 2, 2>(tiles, k.beside(position), q, target, self.steps, false) };
         }
     }
 
@@ -322,34 +336,29 @@ impl<T: Value> Piece<'_, T> {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn blend<const N: usize>(&self, tiles: &Tiles, tile: usize, blocks: usize, scratch: &mut Scratch<'_>) {
-        let (width, bytes) = (2 * self.steps * TILE, TILE * 64);
+        let width = 2 * self.steps * TILE;
         let o = &mut scratch.o[tile * width..(tile + N) * width];
         let o = o.as_mut_ptr();
         let v = Area {
             at: scratch.v.as_ptr().cast(),
-            stride: 64,
-            step: bytes,
+            stride: LINE,
+            step: TILE * LINE,
             low: 0,
-            beside: CHUNK / STEP * bytes,
+            beside: CHUNK / STEP * TILE * LINE,
         };
         let p = Area {
             at: scratch.p.as_ptr().cast(),
             ..v
         };
-        for pair in 0..self.steps {
+        for part in 0..2 * self.steps {
             let target = Target {
-                at: o.wrapping_add(2 * pair * TILE).cast(),
-                stride: 64,
-                below: bytes,
-                beside: width * 64,
-            };
-            let v = Area {
-                at: v.at.wrapping_add(2 * pair * v.beside),
-                ..v
+                at: o.wrapping_add(part * TILE).cast(),
+                stride: LINE,
+                beside: width * LINE,
             };
             // SAFETY: v has `2 * steps` tiles of `CHUNK / STEP >= blocks` steps, p has two such, and `N` tiles of rows
             // have `2 * steps` tiles of sums each.
-            unsafe { multiply_block::<2, N, 1, 1>(tiles, v, p, target, blocks, true) };
+            unsafe { multiply_block::<N, 1, 1>(tiles, v.beside(part), p, target, blocks, true) };
         }
     }
 

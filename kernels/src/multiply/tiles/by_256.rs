@@ -6,10 +6,12 @@
 //! Scales go into the codes, so that the tiles add up a whole block: a code times its scale is kept in two bytes, a low
 //! and a high one, each multiplied by tiles of its own. Codes of 64 columns are unpacked some tiles ahead of their use,
 //! since what was just stored takes long to become a tile; the vectors add up the block before the one in the tiles.
+//! The three take turns after every few vectors: a tile that waits for a free register lets nothing behind it begin.
 
 #![allow(clippy::needless_range_loop)] // Plain loops over registers are what the compiler unrolls.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use super::{AHEAD, Job, Run};
 use crate::amx::{Amx, Shapes, Tiles, tile_dpbssd, tile_dpbsud, tile_load, tile_store, tile_zero};
@@ -23,6 +25,7 @@ use crate::simd::int8::Int8;
 const CHUNKS: usize = SUPER / TILE_COLS;
 /// Chunks that are unpacked before the tiles begin.
 const LEAD: usize = CHUNKS - 1;
+const _: () = assert!(TILE_COLS == 2 * GROUP);
 /// Lines of a chunk's codes.
 const CHUNK_LINES: usize = TILE_COLS / 4;
 
@@ -74,7 +77,7 @@ unsafe fn run<K: Kind, const R: usize>(job: &Job<'_>, x: &[SuperTile], amx: Amx)
         return;
     }
     let (sums, products, codes) = ((count, 4 * PANEL), (count, TILE_COLS), (CHUNK_LINES, LINE));
-    let shapes = Shapes::new([sums, sums, sums, sums, products, products, codes, codes]);
+    let shapes = Shapes::new([sums, sums, products, codes]);
     let mut slots = std::mem::MaybeUninit::<Slots>::uninit();
     let mut flow = Flow {
         t: amx.vnni(),
@@ -95,7 +98,7 @@ unsafe fn run<K: Kind, const R: usize>(job: &Job<'_>, x: &[SuperTile], amx: Amx)
     unsafe {
         std::ptr::write_bytes(&raw mut (*flow.slots).sums, 0, 1);
         let mut here = place(job.panels.start, 0);
-        (0..LEAD).for_each(|chunk| flow.unpack::<K>(here, chunk));
+        (0..LEAD).for_each(|chunk| flow.unpack::<K>(here, chunk, &mut Nobody));
         let mut parity = 0;
         // The panel whose blocks are being added up.
         let mut acc = [_mm512_setzero_ps(); R];
@@ -107,13 +110,12 @@ unsafe fn run<K: Kind, const R: usize>(job: &Job<'_>, x: &[SuperTile], amx: Amx)
                     (false, true) => Some(place(panel + 1, 0)),
                     (false, false) => None,
                 };
-                flow.multiply::<K>(&x[block], here, next, parity);
-                if let Some((of, last)) = before {
-                    flow.add::<K, R>(&mut acc, &x[last], of, 1 - parity);
-                    if last + 1 == per_row {
-                        job.place(panel - 1, &acc);
-                        acc = [_mm512_setzero_ps(); R];
-                    }
+                let ended = before.is_some_and(|(_, last)| last + 1 == per_row);
+                let ending = before.map(|(of, last)| Ending::new::<K>(flow.t, &x[last], of));
+                flow.multiply::<K, R>(&x[block], here, next, parity, ending.as_ref(), &mut acc);
+                if ended {
+                    job.place(panel - 1, &acc);
+                    acc = [_mm512_setzero_ps(); R];
                 }
                 before = Some((here, block));
                 here = next.unwrap_or(here);
@@ -121,7 +123,10 @@ unsafe fn run<K: Kind, const R: usize>(job: &Job<'_>, x: &[SuperTile], amx: Amx)
             }
         }
         if let Some((of, last)) = before {
-            flow.add::<K, R>(&mut acc, &x[last], of, 1 - parity);
+            let ending = Ending::new::<K>(flow.t, &x[last], of);
+            for r in 0..R {
+                ending.add::<K>(flow.sums(1 - parity), r, &mut acc[r]);
+            }
             job.place(job.panels.end - 1, &acc);
         }
     }
@@ -136,133 +141,255 @@ struct Flow {
 }
 
 impl Flow {
-    /// The products of a block, into the sums of `parity`, while the codes ahead are unpacked: the block's own last
-    /// chunk, and all but the last of the next block.
+    /// Sums of a block with both planes, those of `parity`.
+    fn sums(&self, parity: usize) -> *mut Sums {
+        // SAFETY: only an address inside the slots is taken.
+        unsafe { (&raw mut (*self.slots).sums[parity]).cast() }
+    }
+
+    /// The products of a block, into the sums of `parity`, while the codes ahead are unpacked (the block's own last chunk,
+    /// and all but the last of the next block) and the sums of the other parity are added up, to `acc`.
     ///
     /// # Safety
-    /// The tiles have the shapes of the rows; all but the last chunk of the block are unpacked; both blocks are there.
+    /// The tiles have the shapes of the rows; all but the last chunk of the block are unpacked; all blocks are there, and the
+    /// one that ends was multiplied.
     #[inline(always)]
-    unsafe fn multiply<K: Kind>(&mut self, x: &SuperTile, here: Place, next: Option<Place>, parity: usize) {
+    unsafe fn multiply<K: Kind, const R: usize>(
+        &mut self,
+        x: &SuperTile,
+        here: Place,
+        next: Option<Place>,
+        parity: usize,
+        ending: Option<&Ending<'_>>,
+        acc: &mut [__m512; R],
+    ) {
         let _configured = &self.tiles;
         // SAFETY: as the caller says; slots have room for the tiles.
         unsafe {
             tile_zero!("tmm0");
             tile_zero!("tmm1");
-            self.unpack::<K>(here, LEAD);
-            self.chunk::<K>(x, 0);
-            for ahead in 0..LEAD {
-                if let Some(next) = next {
-                    self.unpack::<K>(next, ahead);
+            for chunk in 0..CHUNKS {
+                let planes = (&raw const (*self.slots).codes[chunk]).cast::<Plane>();
+                let sums = self.sums(1 - parity);
+                let mut others = Others::<K, R> {
+                    x,
+                    planes,
+                    chunk,
+                    ending,
+                    sums,
+                    acc: &mut *acc,
+                    kind: PhantomData,
+                };
+                // The chunk that is `LEAD` ahead.
+                let (of, ahead) = if chunk == 0 {
+                    (Some(here), LEAD)
+                } else {
+                    (next, chunk - 1)
+                };
+                match of {
+                    Some(of) => self.unpack::<K>(of, ahead, &mut others),
+                    None => {
+                        others.take::<0>();
+                        others.take::<1>();
+                        others.take::<2>();
+                        others.take::<3>();
+                    }
                 }
-                self.chunk::<K>(x, ahead + 1);
             }
-            let sums = (&raw mut (*self.slots).sums[parity]).cast::<Sums>();
+            let sums = self.sums(parity);
             tile_store!("tmm0", sums, LINE);
             tile_store!("tmm1", sums.add(1), LINE);
         }
     }
 
-    /// Adds the products of a chunk to both sums.
-    ///
-    /// # Safety
-    /// The tiles have the shapes of the rows; the chunk is unpacked.
-    #[inline(always)]
-    unsafe fn chunk<K: Kind>(&self, x: &SuperTile, chunk: usize) {
-        // SAFETY: as the caller says; slots have room for the tiles.
-        unsafe {
-            let planes = (&raw const (*self.slots).codes[chunk]).cast::<Plane>();
-            tile_load!("tmm4", x.codes[chunk].as_ptr(), TILE_COLS);
-            tile_load!("tmm6", planes, LINE);
-            tile_load!("tmm7", planes.add(1), LINE);
-            tile_dpbsud!("tmm0", "tmm4", "tmm6");
-            if K::LAYOUT.signed {
-                tile_dpbssd!("tmm1", "tmm4", "tmm7");
-            } else {
-                tile_dpbsud!("tmm1", "tmm4", "tmm7");
-            }
-        }
-    }
-
-    /// Puts the codes of a chunk, times their scales, into its slot.
+    /// Puts the codes of a chunk, times their scales, into its slot; in four turns, after each of which others have theirs.
     ///
     /// # Safety
     /// The block is there, and the slot not in use.
     #[inline(always)]
-    unsafe fn unpack<K: Kind>(&mut self, block: Place, chunk: usize) {
-        for half in 0..TILE_COLS / GROUP {
-            let group = chunk * (TILE_COLS / GROUP) + half;
-            // SAFETY: the block has such a group, and the chunk two of them.
-            unsafe {
-                let at = block.codes.add(group * K::LAYOUT.group_codes());
-                for line in 0..K::LAYOUT.planes.lines() {
-                    self.t.prefetch(at.wrapping_add(AHEAD + line * LINE));
+    unsafe fn unpack<K: Kind>(&mut self, block: Place, chunk: usize, others: &mut impl Turns) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let planes = (&raw mut (*self.slots).codes[chunk]).cast::<u8>();
+            let codes = self.codes::<K>(block, 2 * chunk);
+            self.unpack_half::<K, 0>(block, 2 * chunk, &codes, planes);
+            others.take::<0>();
+            self.unpack_half::<K, 1>(block, 2 * chunk, &codes, planes);
+            others.take::<1>();
+            let planes = planes.add(FOURS * LINE);
+            let codes = self.codes::<K>(block, 2 * chunk + 1);
+            self.unpack_half::<K, 0>(block, 2 * chunk + 1, &codes, planes);
+            others.take::<2>();
+            self.unpack_half::<K, 1>(block, 2 * chunk + 1, &codes, planes);
+            others.take::<3>();
+        }
+    }
+
+    /// Codes of a group, while later ones are asked for.
+    ///
+    /// # Safety
+    /// The block is there, and has the group.
+    #[inline(always)]
+    unsafe fn codes<K: Kind>(&self, block: Place, group: usize) -> [__m512i; FOURS] {
+        // SAFETY: as the caller says.
+        unsafe {
+            let at = block.codes.add(group * K::LAYOUT.group_codes());
+            for line in 0..K::LAYOUT.planes.lines() {
+                self.t.prefetch(at.wrapping_add(AHEAD + line * LINE));
+            }
+            codes::<Vnni, K>(self.t, at)
+        }
+    }
+
+    /// One half of a group: 16 columns, for which scales hold at least.
+    ///
+    /// # Safety
+    /// The block is there, and has the group; `low` is where its codes go in the low plane.
+    #[inline(always)]
+    unsafe fn unpack_half<K: Kind, const HALF: usize>(
+        &self,
+        block: Place,
+        group: usize,
+        codes: &[__m512i; FOURS],
+        low: *mut u8,
+    ) {
+        const HALF_FOURS: usize = FOURS / 2;
+        // SAFETY: as the caller says; the high plane is behind the low one.
+        unsafe {
+            let scales = block.scales.add(K::LAYOUT.scales_at());
+            let scale = (group * GROUP + HALF * GROUP / 2) / K::LAYOUT.group;
+            let factors = Factors::new::<K>(self.t, scales.add(scale * PANEL));
+            let high = low.add(size_of::<Plane>());
+            for four in HALF * HALF_FOURS..(HALF + 1) * HALF_FOURS {
+                let (l, h) = factors.times::<K>(codes[four]);
+                _mm512_store_si512(low.add(four * LINE).cast(), l);
+                _mm512_store_si512(high.add(four * LINE).cast(), h);
+            }
+        }
+    }
+}
+
+/// What goes on beside unpacking. No closure, which would not have the processor's features.
+trait Turns {
+    /// # Safety
+    /// The processor has what the token proves; `TURN` is below four, and those before it were taken.
+    unsafe fn take<const TURN: usize>(&mut self);
+}
+
+/// Before there is anything to multiply.
+struct Nobody;
+
+impl Turns for Nobody {
+    #[inline(always)]
+    unsafe fn take<const TURN: usize>(&mut self) {}
+}
+
+/// Adds the products of a chunk to both tiles of sums, and some rows of the block before to theirs. Whoever makes it says
+/// that the tiles have the shapes of the rows, that the chunk is unpacked, and that the sums of the block before are there.
+struct Others<'a, K, const R: usize> {
+    x: &'a SuperTile,
+    planes: *const Plane,
+    chunk: usize,
+    ending: Option<&'a Ending<'a>>,
+    sums: *const Sums,
+    acc: &'a mut [__m512; R],
+    kind: PhantomData<K>,
+}
+
+impl<K: Kind, const R: usize> Turns for Others<'_, K, R> {
+    #[inline(always)]
+    unsafe fn take<const TURN: usize>(&mut self) {
+        const { assert!(R.is_multiple_of(CHUNKS) && R / CHUNKS <= 4) };
+        // SAFETY: as its maker and the caller say.
+        unsafe {
+            match TURN {
+                0 => {
+                    tile_load!("tmm2", self.x.codes[self.chunk].as_ptr(), TILE_COLS);
+                    tile_load!("tmm3", self.planes, LINE);
                 }
-                let codes = codes::<Vnni, K>(self.t, at);
-                let planes = (&raw mut (*self.slots).codes[chunk]).cast::<u8>();
-                let low = planes.add(half * FOURS * LINE);
-                let high = low.add(size_of::<Plane>());
-                let scales = block.scales.add(K::LAYOUT.scales_at());
-                let per_scale = K::LAYOUT.group / 4;
-                for part in 0..GROUP / K::LAYOUT.group {
-                    let scales = scales.add((group * (GROUP / K::LAYOUT.group) + part) * PANEL);
-                    let factors = Factors::new::<K>(self.t, scales);
-                    for four in part * per_scale..(part + 1) * per_scale {
-                        let (l, h) = factors.times::<K>(codes[four]);
-                        _mm512_store_si512(low.add(four * LINE).cast(), l);
-                        _mm512_store_si512(high.add(four * LINE).cast(), h);
-                    }
+                1 => tile_dpbsud!("tmm0", "tmm2", "tmm3"),
+                // One tile for both planes: see `amx::block` on how many are in use.
+                2 => tile_load!("tmm3", self.planes.add(1), LINE),
+                _ if K::LAYOUT.signed => tile_dpbssd!("tmm1", "tmm2", "tmm3"),
+                _ => tile_dpbsud!("tmm1", "tmm2", "tmm3"),
+            }
+            if let Some(ending) = self.ending
+                && TURN < R / CHUNKS
+            {
+                let r = self.chunk * (R / CHUNKS) + TURN;
+                ending.add::<K>(self.sums, r, &mut self.acc[r]);
+            }
+        }
+    }
+}
+
+/// A block whose products are there, on its way into the sums of its panel.
+struct Ending<'a> {
+    x: &'a SuperTile,
+    d: __m512,
+    minus_dmin: __m512,
+    /// Minimums of pairs of groups, as words.
+    mins: [__m512i; SUPER / 32],
+}
+
+impl Ending<'_> {
+    /// # Safety
+    /// The processor has what the token proves; the block is there.
+    #[inline(always)]
+    unsafe fn new<K: Kind>(t: Vnni, x: &SuperTile, block: Place) -> Ending<'_> {
+        // SAFETY: as the caller says; the block has so many pairs of groups.
+        unsafe {
+            let (d, minus_dmin) = head::<Vnni, K>(t, block.scales, 0);
+            let mut mins = [_mm512_setzero_si512(); SUPER / 32];
+            if K::LAYOUT.mins {
+                for pair in 0..SUPER / K::LAYOUT.group / 2 {
+                    mins[pair] = pair_of_mins::<Vnni, K>(t, block.scales, 0, pair);
                 }
+            }
+            Ending {
+                x,
+                d,
+                minus_dmin,
+                mins,
             }
         }
     }
 
-    /// Adds the sums of a block, those of `parity`.
+    /// Adds row `r` of the block's sums with both planes.
     ///
     /// # Safety
-    /// The block is there, and was multiplied.
+    /// The processor has AVX-512; `sums` has both, with such a row.
     #[inline(always)]
-    unsafe fn add<K: Kind, const R: usize>(
-        &self,
-        acc: &mut [__m512; R],
-        x: &SuperTile,
-        block: Place,
-        parity: usize,
-    ) {
+    unsafe fn add<K: Kind>(&self, sums: *const Sums, r: usize, acc: &mut __m512) {
         let layout = K::LAYOUT;
-        let pairs = SUPER / layout.group / 2;
-        // SAFETY: the processor has AVX-512; the block has so many pairs of groups.
+        // SAFETY: as the caller says.
         unsafe {
-            let (d, minus_dmin) = head::<Vnni, K>(self.t, block.scales, 0);
-            let mut mins = [_mm512_setzero_si512(); SUPER / 32];
-            if layout.mins {
-                for pair in 0..pairs {
-                    mins[pair] = pair_of_mins::<Vnni, K>(self.t, block.scales, 0, pair);
+            let sums = sums.cast::<__m512i>();
+            let (low, high) = (sums.add(r).read(), sums.add(TILE_ROWS + r).read());
+            let dot = match high_bits(layout) {
+                3 => _mm512_slli_epi32::<3>(high),
+                _ => _mm512_slli_epi32::<8>(high),
+            };
+            let dot = _mm512_cvtepi32_ps(_mm512_add_epi32(low, dot));
+            let total = if layout.mins {
+                let mut low = _mm512_setzero_si512();
+                for pair in 0..SUPER / layout.group / 2 {
+                    let of_x = if layout.group == GROUP {
+                        self.x.sums_32[pair][r]
+                    } else {
+                        self.x.sums_16[pair][r]
+                    };
+                    low = _mm512_dpwssd_epi32(low, self.mins[pair], _mm512_set1_epi32(of_x));
                 }
-            }
-            let sums = (&raw const (*self.slots).sums[parity]).cast::<__m512i>();
-            for r in 0..R {
-                let (low, high) = (sums.add(r).read(), sums.add(TILE_ROWS + r).read());
-                let dot = match high_bits(layout) {
-                    3 => _mm512_slli_epi32::<3>(high),
-                    _ => _mm512_slli_epi32::<8>(high),
-                };
-                let dot = _mm512_cvtepi32_ps(_mm512_add_epi32(low, dot));
-                let total = if layout.mins {
-                    let mut low = _mm512_setzero_si512();
-                    for pair in 0..pairs {
-                        let of_x = if layout.group == GROUP {
-                            x.sums_32[pair][r]
-                        } else {
-                            x.sums_16[pair][r]
-                        };
-                        low = _mm512_dpwssd_epi32(low, mins[pair], _mm512_set1_epi32(of_x));
-                    }
-                    _mm512_fmadd_ps(dot, d, _mm512_mul_ps(_mm512_cvtepi32_ps(low), minus_dmin))
-                } else {
-                    _mm512_mul_ps(dot, d)
-                };
-                acc[r] = _mm512_fmadd_ps(total, _mm512_set1_ps(x.scales[r]), acc[r]);
-            }
+                _mm512_fmadd_ps(
+                    dot,
+                    self.d,
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(low), self.minus_dmin),
+                )
+            } else {
+                _mm512_mul_ps(dot, self.d)
+            };
+            *acc = _mm512_fmadd_ps(total, _mm512_set1_ps(self.x.scales[r]), *acc);
         }
     }
 }

@@ -51,7 +51,7 @@ unsafe fn run<K: Kind, const R: usize>(job: &Job<'_>, x: &[GroupTile], amx: Amx)
     let per_row = w.cols / GROUP;
     assert!(x.len() == per_row);
     let (sums, products, codes) = ((count, 4 * PANEL), (count, GROUP), (FOURS, LINE));
-    let shapes = Shapes::new([sums, sums, sums, sums, products, products, codes, codes]);
+    let shapes = Shapes::new([sums, products, codes]);
     let mut slots = std::mem::MaybeUninit::<Slots>::uninit();
     let first = Strip::new::<Vnni>(layout, w.panel(job.panels.start), w.cols, 0);
     let mut flow = Flow {
@@ -185,9 +185,9 @@ impl Flow<'_> {
             let codes = (&raw const (*self.slots).codes[slot]).cast::<u8>();
             let sums = (&raw mut (*self.slots).sums[slot]).cast::<i32>();
             tile_zero!("tmm0");
-            tile_load!("tmm4", x8, GROUP);
-            tile_load!("tmm6", codes, LINE);
-            tile_dpbsud!("tmm0", "tmm4", "tmm6");
+            tile_load!("tmm1", x8, GROUP);
+            tile_load!("tmm2", codes, LINE);
+            tile_dpbsud!("tmm0", "tmm1", "tmm2");
             tile_store!("tmm0", sums, LINE);
         }
     }

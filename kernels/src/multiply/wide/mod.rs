@@ -3,7 +3,7 @@
 //! Invariant: a row's floats are `sum_k bf16(w) * bf16(x)` in f32, 32 columns at a time in order, however many rows and
 //! panels are walked at once.
 //!
-//! Two panels at a time are made bf16, so many columns that they stay in the caches, and all rows are multiplied
+//! Two panels at a time are made bf16, so many columns that they stay in the first cache, and all rows are multiplied
 //! with them before the next columns.
 //!
 //! Weights that lie in their file have more precision than bf16 or lose nothing in it, and are to get what f32 would give.
@@ -27,9 +27,9 @@ use crate::simd::Vnni;
 
 /// Panels that are multiplied at once.
 const PAIR: usize = 2;
-/// Columns whose weights are in bf16 at once, half as many in two parts: 64 KB of two panels, in the second cache. Fewer
-/// would stay in the first, but then sums are stored and loaded more often, which costs more.
-const TURN_COLS: usize = 1024;
+/// Columns whose weights are in bf16 at once, half as many in two parts: 16 KB of two panels, in the first cache beside the
+/// activations that pass by. With fewer, sums are stored and loaded so often that it costs more.
+const TURN_COLS: usize = 256;
 /// Rows of activations that a piece takes, at most and at least.
 const BAND_ROWS_MAX: usize = 512;
 const BAND_ROWS_MIN: usize = 64;
@@ -44,9 +44,9 @@ pub(super) fn band_blocks(rows: usize, input: &Input) -> usize {
     let row_bytes = size_of::<u16>() * input.cols.max(1) * input.bf16_parts();
     let fit = (BAND_BYTES / row_bytes).clamp(BAND_ROWS_MIN, BAND_ROWS_MAX);
     let bands = rows.div_ceil(fit).max(1);
-    // Whole blocks of two tiles, about as many in each band.
+    // Whole blocks, about as many in each band.
     rows.div_ceil(bands)
-        .next_multiple_of(2 * TILE_ROWS)
+        .next_multiple_of(TILE_ROWS)
         .min(BAND_ROWS_MAX)
         / TILE_ROWS
 }
@@ -203,40 +203,40 @@ unsafe fn multiply_band<S: Source>(
         beside,
     };
     let (b, blocks) = (area(b, S::PARTS, STEPS * TILE), job.blocks.len());
-    for block in (0..blocks).step_by(2) {
-        let at = lines
-            .as_ptr()
-            .cast::<u8>()
-            .wrapping_add((block * block_tiles + cols.start / GROUP * parts) * TILE);
-        let a = area(at, parts, block_tiles * TILE);
+    let at = lines
+        .as_ptr()
+        .cast::<u8>()
+        .wrapping_add(cols.start / GROUP * parts * TILE);
+    let a = area(at, parts, block_tiles * TILE);
+    for block in 0..blocks {
         if last {
             prefetch_outputs(job, job.blocks.start + block, first);
         }
         let c = Target {
             at: c.wrapping_add(block * PAIR * TILE),
             stride: PAIR * LINE,
-            below: PAIR * TILE,
             beside: LINE,
         };
-        // SAFETY: `lines` has the tiles of both blocks, or of the one that is left; `b` and `c`, the caller says.
+        let a = a.beside(block);
+        // SAFETY: `lines` has the tiles of the block; `b` and `c`, the caller says.
         unsafe {
             match (S::INPUT_PARTS, S::PARTS) {
-                (1, _) => multiply_some::<1, 1>(tiles, (blocks - block, panels), a, b, c, steps, add),
-                (_, 1) => multiply_some::<2, 1>(tiles, (blocks - block, panels), a, b, c, steps, add),
-                _ => multiply_some::<2, 2>(tiles, (blocks - block, panels), a, b, c, steps, add),
+                (1, _) => multiply_panels::<1, 1>(tiles, panels, a, b, c, steps, add),
+                (_, 1) => multiply_panels::<2, 1>(tiles, panels, a, b, c, steps, add),
+                _ => multiply_panels::<2, 2>(tiles, panels, a, b, c, steps, add),
             }
         }
     }
 }
 
-/// `multiply_block` with two blocks and two panels, or what there is of them.
+/// `multiply_block` with two panels, or the one that there is.
 ///
 /// # Safety
 /// As `multiply_block`.
 #[inline(always)]
-unsafe fn multiply_some<const PA: usize, const PB: usize>(
+unsafe fn multiply_panels<const PA: usize, const PB: usize>(
     tiles: &Tiles,
-    (blocks, panels): (usize, usize),
+    panels: usize,
     a: Area,
     b: Area,
     c: Target,
@@ -245,21 +245,20 @@ unsafe fn multiply_some<const PA: usize, const PB: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (blocks > 1, panels > 1) {
-            (true, true) => multiply_block::<2, 2, PA, PB>(tiles, a, b, c, steps, add),
-            (true, false) => multiply_block::<2, 1, PA, PB>(tiles, a, b, c, steps, add),
-            (false, true) => multiply_block::<1, 2, PA, PB>(tiles, a, b, c, steps, add),
-            (false, false) => multiply_block::<1, 1, PA, PB>(tiles, a, b, c, steps, add),
+        if panels > 1 {
+            multiply_block::<2, PA, PB>(tiles, a, b, c, steps, add);
+        } else {
+            multiply_block::<1, PA, PB>(tiles, a, b, c, steps, add);
         }
     }
 }
 
-/// Asks for the lines that two blocks of outputs will go to. Each row's are on a page of their own, far from the others:
+/// Asks for the lines that a block of outputs will go to. Each row's are on a page of their own, far from the others:
 /// fetched one after the other they would cost as much time as the products.
 #[inline(always)]
 fn prefetch_outputs(job: &Job<'_>, block: usize, first: usize) {
     let at = block * TILE_ROWS;
-    for row in at..(at + 2 * TILE_ROWS).min(job.input.bf16_rows()) {
+    for row in at..(at + TILE_ROWS).min(job.input.bf16_rows()) {
         let y = job.out.y.address(row * job.rows + first * PANEL).cast::<i8>();
         // SAFETY: prefetching is allowed at any address.
         unsafe {
