@@ -3,6 +3,7 @@
 //! Invariant: a value is stored once, with its bias, and on top of what is there if the product is added.
 
 use crate::shards::Shards;
+use crate::simd::Simd;
 
 /// `[rows, width]`, shared out by columns.
 pub(super) struct Outputs<'a> {
@@ -32,5 +33,22 @@ impl<'a> Outputs<'a> {
                 }
             }
         }
+    }
+
+    /// As `store`, for the first `len` lanes of a vector.
+    #[inline(always)]
+    pub(super) fn store_vector<S: Simd>(&self, s: S, row: usize, first: usize, len: usize, sums: S::F32) {
+        // SAFETY: as in `store`.
+        let y = unsafe { self.y.part(row * self.width + first, len) };
+        let sums = match self.bias {
+            Some(bias) => s.add(sums, s.load_some(&bias[first..][..len])),
+            None => sums,
+        };
+        let sums = if self.add {
+            s.add(s.load_some(y), sums)
+        } else {
+            sums
+        };
+        s.store_some(y, sums);
     }
 }

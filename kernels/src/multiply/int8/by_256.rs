@@ -7,7 +7,7 @@
 // Indices name registers here: the loops unroll.
 #![allow(clippy::needless_range_loop)]
 
-use super::{Activations, Sums, dots, fetch_ahead, keeps_offset};
+use super::{Activations, Fetch, Sums, dots, fetch_ahead, keeps_offset};
 use crate::input::{Input, Super};
 use crate::packed::layout::{FOURS, GROUP, SUPER};
 use crate::packed::registers::{Kind, Strip, codes, head, pair_of_mins, pair_of_scales, scale};
@@ -25,7 +25,7 @@ impl Sums for Super {
         strips: [Strip; P],
         half: usize,
         x: Activations<Super>,
-        fetch: bool,
+        fetch: Fetch,
     ) -> [[F32<T>; R]; P] {
         let s = t.floats();
         let mut acc = [[s.splat(0.0); R]; P];
@@ -35,9 +35,7 @@ impl Sums for Super {
                 for p in 0..P {
                     let group = block * (SUPER / GROUP) + part;
                     let at = strips[p].codes.wrapping_add(group * K::LAYOUT.group_codes());
-                    if fetch {
-                        fetch_ahead::<T, K>(t, at);
-                    }
+                    fetch_ahead::<T, K>(t, at, fetch);
                     // SAFETY: the panel has such a group and block, and x such a block in each of its rows.
                     unsafe {
                         let codes = codes::<T, K>(t, at);

@@ -6,7 +6,7 @@
 // Indices name registers here: the loops unroll.
 #![allow(clippy::needless_range_loop)]
 
-use super::{Activations, Sums, dots, fetch_ahead, keeps_offset};
+use super::{Activations, Fetch, Sums, dots, fetch_ahead, keeps_offset};
 use crate::input::{Group, Input};
 use crate::packed::layout::{FOURS, GROUP};
 use crate::packed::registers::{Kind, Strip, codes, scale_and_min};
@@ -24,7 +24,7 @@ impl Sums for Group {
         strips: [Strip; P],
         half: usize,
         x: Activations<Group>,
-        fetch: bool,
+        fetch: Fetch,
     ) -> [[F32<T>; R]; P] {
         let s = t.floats();
         let zero = s.splat(0.0);
@@ -32,9 +32,7 @@ impl Sums for Group {
         for group in 0..x.cols / GROUP {
             for p in 0..P {
                 let at = strips[p].codes.wrapping_add(group * K::LAYOUT.group_codes());
-                if fetch {
-                    fetch_ahead::<T, K>(t, at);
-                }
+                fetch_ahead::<T, K>(t, at, fetch);
                 // SAFETY: the panel has such a group, and x such a group in each of its rows.
                 unsafe {
                     let codes = codes::<T, K>(t, at);

@@ -20,10 +20,10 @@ use crate::packed::registers::{Kind, Strip, with_kind};
 use crate::simd::int8::{F32, I32, Int8, Int8Kernel};
 use crate::simd::{Level, Simd};
 
-/// Panels walked at once: a core reads memory faster by several streams than by one.
+/// Panels that one row or two walk at once: a core reads memory faster by several streams than by one.
 pub(super) const STREAMS: usize = 4;
 
-/// How far ahead of the codes in use others are asked for. A line's time on its way is about that of so many bytes.
+/// How far ahead of the codes in use others are asked for there. A line's time on its way is about that of so many bytes.
 const AHEAD: usize = 2 << 10;
 
 /// Sums of products with activations of one kind of unit.
@@ -38,7 +38,7 @@ pub(super) trait Sums: Unit {
         strips: [Strip; P],
         half: usize,
         x: Activations<Self>,
-        fetch: bool,
+        fetch: Fetch,
     ) -> [[F32<T>; R]; P];
 }
 
@@ -48,6 +48,13 @@ pub(super) fn rows(level: Level, part: &Packed<'_>, panels: Range<usize>, rows: 
 }
 
 fn walk<K: Kind<Unit: Sums>>(level: Level, part: &Packed<'_>, panels: Range<usize>, rows: Range<usize>) {
+    if rows.len() > 2 {
+        let at_once = if level.isa() >= Isa::Avx512 { 8 } else { 4 };
+        for panel in panels {
+            many_rows::<K>(level, part, panel, rows.clone(), at_once);
+        }
+        return;
+    }
     // Streams begin at equal distances, so that each walks panels that follow one another.
     let distance = panels.len() / STREAMS;
     let first = panels.start;
@@ -56,46 +63,76 @@ fn walk<K: Kind<Unit: Sums>>(level: Level, part: &Packed<'_>, panels: Range<usiz
         for (stream, panel) in four.iter_mut().enumerate() {
             *panel = first + stream * distance + step;
         }
-        all_rows::<K, STREAMS>(level, part, four, rows.clone());
+        few_rows::<K, STREAMS>(level, part, four, rows.clone());
     }
     for panel in first + STREAMS * distance..panels.end {
-        all_rows::<K, 1>(level, part, [panel], rows.clone());
+        few_rows::<K, 1>(level, part, [panel], rows.clone());
     }
 }
 
-/// Some panels with all rows, by as many rows at once as the registers hold.
-fn all_rows<K: Kind<Unit: Sums>, const P: usize>(
+/// Some panels with one row or two.
+fn few_rows<K: Kind<Unit: Sums>, const P: usize>(
     level: Level,
     part: &Packed<'_>,
     panels: [usize; P],
     rows: Range<usize>,
 ) {
-    let many_registers = level.isa() >= Isa::Avx512;
-    // What the first rows bring into the cache, the others find there.
-    let mut fetch = true;
+    match rows.len() {
+        0 => (),
+        1 => level.run_int8(Block::<K, P, 1>::new(part, panels, rows.start, Fetch::STREAM)),
+        _ => level.run_int8(Block::<K, P, 2>::new(part, panels, rows.start, Fetch::STREAM)),
+    }
+}
+
+/// A panel with all rows, by as many rows at once as the registers hold. Meanwhile the next panel comes from memory.
+fn many_rows<K: Kind<Unit: Sums>>(
+    level: Level,
+    part: &Packed<'_>,
+    panel: usize,
+    rows: Range<usize>,
+    at_once: usize,
+) {
     let mut row = rows.start;
     while row < rows.end {
         let left = rows.end - row;
-        let count = if left >= 8 && many_registers {
-            for panel in panels {
-                level.run_int8(Block::<K, 1, 8>::new(part, [panel], row, fetch));
-            }
+        let fetch = Fetch {
+            distance: part.w.panel(panel).len(),
+            first: (row - rows.start) / at_once,
+            step: rows.len().div_ceil(at_once),
+        };
+        row += if left >= 8 && at_once == 8 {
+            level.run_int8(Block::<K, 1, 8>::new(part, [panel], row, fetch));
             8
-        } else if left >= 4 && many_registers {
-            level.run_int8(Block::<K, P, 4>::new(part, panels, row, fetch));
-            4
         } else if left >= 4 {
-            for panel in panels {
-                level.run_int8(Block::<K, 1, 4>::new(part, [panel], row, fetch));
-            }
+            level.run_int8(Block::<K, 1, 4>::new(part, [panel], row, fetch));
             4
+        } else if left >= 2 {
+            level.run_int8(Block::<K, 1, 2>::new(part, [panel], row, fetch));
+            2
         } else {
-            level.run_int8(Block::<K, P, 1>::new(part, panels, row, fetch));
+            level.run_int8(Block::<K, 1, 1>::new(part, [panel], row, fetch));
             1
         };
-        row += count;
-        fetch = false;
     }
+}
+
+/// What of the weights is asked for while others are multiplied.
+#[derive(Clone, Copy)]
+pub(super) struct Fetch {
+    /// How many bytes it lies behind them.
+    distance: usize,
+    /// Of the lines of a group: each `step`th from `first` on.
+    first: usize,
+    step: usize,
+}
+
+impl Fetch {
+    /// All that follows, little by little.
+    const STREAM: Fetch = Fetch {
+        distance: AHEAD,
+        first: 0,
+        step: 1,
+    };
 }
 
 /// `P` panels with `R` rows. A kernel of its own, since compilers take long over large functions.
@@ -103,13 +140,12 @@ struct Block<'a, K, const P: usize, const R: usize> {
     part: &'a Packed<'a>,
     panels: [usize; P],
     row: usize,
-    /// Whether the weights may not be in the cache yet.
-    fetch: bool,
+    fetch: Fetch,
     kind: PhantomData<K>,
 }
 
 impl<'a, K: Kind<Unit: Sums>, const P: usize, const R: usize> Block<'a, K, P, R> {
-    fn new(part: &'a Packed<'a>, panels: [usize; P], row: usize, fetch: bool) -> Block<'a, K, P, R> {
+    fn new(part: &'a Packed<'a>, panels: [usize; P], row: usize, fetch: Fetch) -> Block<'a, K, P, R> {
         Block {
             part,
             panels,
@@ -125,6 +161,16 @@ impl<K: Kind<Unit: Sums>, const P: usize, const R: usize> Int8Kernel for Block<'
     fn run<T: Int8>(self, t: T) {
         let (w, input) = (self.part.w, self.part.input);
         let lanes = T::Floats::LANES;
+        if R > 1 {
+            // Each row's outputs are on a page of their own: fetched one after the other they would cost as much time as
+            // the products.
+            for r in 0..R {
+                for p in 0..P {
+                    let at = (self.row + r) * w.rows + self.panels[p] * PANEL;
+                    t.prefetch_to_write(self.part.out.y.address(at).cast());
+                }
+            }
+        }
         for half in 0..PANEL / lanes {
             let mut strips = [Strip::NONE; P];
             for p in 0..P {
@@ -137,10 +183,10 @@ impl<K: Kind<Unit: Sums>, const P: usize, const R: usize> Int8Kernel for Block<'
                 let first = self.panels[p] * PANEL + half * lanes;
                 let len = lanes.min(w.rows.saturating_sub(first));
                 for r in 0..R {
-                    let mut values = [0.0; PANEL];
-                    t.floats().store(&mut values, acc[p][r]);
                     if len > 0 {
-                        self.part.out.store(self.row + r, first, &values[..len]);
+                        self.part
+                            .out
+                            .store_vector(t.floats(), self.row + r, first, len, acc[p][r]);
                     }
                 }
             }
@@ -190,11 +236,13 @@ impl<U: Unit> Activations<U> {
     }
 }
 
-/// Asks for the codes that follow a group's at some distance.
+/// Asks for codes that lie behind a group's.
 #[inline(always)]
-fn fetch_ahead<T: Int8, K: Kind>(t: T, codes: *const u8) {
-    for line in 0..K::LAYOUT.planes.lines() {
-        t.prefetch(codes.wrapping_add(AHEAD + line * LINE));
+fn fetch_ahead<T: Int8, K: Kind>(t: T, codes: *const u8, fetch: Fetch) {
+    let mut line = fetch.first;
+    while line < K::LAYOUT.planes.lines() {
+        t.prefetch(codes.wrapping_add(fetch.distance + line * LINE));
+        line += fetch.step;
     }
 }
 

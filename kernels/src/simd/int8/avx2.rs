@@ -126,6 +126,12 @@ impl Int8 for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_to_write(self, at: *const u8) {
+        // SAFETY: a hint, for any address.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn u8s_at(self, from: *const u8) -> I {
         // SAFETY: the token proves the instruction; the caller, that eight bytes are readable.
         unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())) }

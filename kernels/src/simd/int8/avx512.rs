@@ -127,6 +127,12 @@ impl Int8 for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch_to_write(self, at: *const u8) {
+        // SAFETY: a hint, for any address.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn u8s_at(self, from: *const u8) -> I {
         // SAFETY: the token proves the instruction; the caller, that 16 bytes are readable.
         unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }

@@ -66,6 +66,10 @@ pub(crate) trait Int8: Copy + Send + Sync {
     /// Asks for the cache line at `at`, which need not be readable.
     fn prefetch(self, at: *const u8);
 
+    /// As `prefetch`, for a line that will be written.
+    #[inline(always)]
+    fn prefetch_to_write(self, _at: *const u8) {}
+
     /// `Floats::u8s`.
     ///
     /// # Safety

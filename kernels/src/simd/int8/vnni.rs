@@ -112,6 +112,12 @@ impl Int8 for Vnni {
     }
 
     #[inline(always)]
+    fn prefetch_to_write(self, at: *const u8) {
+        // SAFETY: a hint, for any address.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn u8s_at(self, from: *const u8) -> I {
         // SAFETY: as the caller says.
         unsafe { self.0.u8s_at(from) }
