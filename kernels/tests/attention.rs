@@ -245,12 +245,11 @@ fn head_sizes_groups_and_windows() {
 }
 
 #[test]
-fn scratch_is_for_tiles_alone_and_below_a_mebibyte_a_thread() {
+fn scratch_is_below_a_mebibyte_a_thread() {
     for isa in Isa::ALL {
         let (one, many) = (attend_scratch_bytes(isa, 1), attend_scratch_bytes(isa, 12));
         assert_eq!(many, 12 * one);
-        assert_eq!(one > 0, isa == Isa::Amx && cfg!(target_arch = "x86_64"));
-        assert!(one < 1 << 20);
+        assert!((1..1 << 20).contains(&one), "{isa:?}: {one}");
     }
 }
 

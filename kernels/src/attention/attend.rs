@@ -3,6 +3,7 @@
 //! Invariant: a query row meets its blocks in order of position, and within a block sums have one order, so that its
 //! result is the same alone and in a batch.
 
+use super::across::Across;
 use super::ahead::Ahead;
 use super::cache::{Half, KV_BLOCK, Shape, with_store};
 use super::value::{Rows, Value};
@@ -124,56 +125,62 @@ struct Cut {
 }
 
 fn attend_spans<T: Value>(pool: &Pool, call: &Call<'_>, cache: &[Half<T>; 2], spans: &[Span<'_>]) {
+    let prefill = spans.iter().filter(|span| span.prefill);
+    let prefill: usize = prefill.map(|span| span.tokens).sum();
+    let level = pool.level();
     #[cfg(target_arch = "x86_64")]
-    if let Some(amx) = pool.level().amx().filter(|_| T::WIDE) {
-        let prefill = spans
-            .iter()
-            .filter(|span| span.prefill)
-            .map(|span| span.tokens)
-            .sum();
-        if let Some(wide) = Wide::new(amx, call, prefill, pool.threads()) {
-            return each_piece(
-                pool,
-                spans,
-                |span| {
-                    if span.prefill {
-                        wide.pieces(call, span)
-                    } else {
-                        call.pieces(span)
-                    }
-                },
-                |span, piece| {
-                    if span.prefill {
-                        wide.run(call, cache, span, piece);
-                    } else {
-                        pool.level().run(Piece::new(call, cache, span, piece));
-                    }
-                },
-            );
-        }
+    if let Some(amx) = level.amx().filter(|_| T::WIDE)
+        && let Some(wide) = Wide::new(amx, call, prefill, pool.threads())
+    {
+        return each_piece(
+            pool,
+            call,
+            cache,
+            spans,
+            |span| wide.pieces(call, span),
+            |span, piece| wide.run(call, cache, span, piece),
+        );
     }
-    each_piece(
-        pool,
-        spans,
-        |span| call.pieces(span),
-        |span, piece| pool.level().run(Piece::new(call, cache, span, piece)),
-    );
+    if let Some(across) = Across::new(call, prefill, pool.threads()) {
+        return each_piece(
+            pool,
+            call,
+            cache,
+            spans,
+            |span| across.pieces(call, span),
+            |span, piece| across.run(level, call, cache, span, piece),
+        );
+    }
+    let run = |span: &Span<'_>, piece| level.run(Piece::new(call, cache, span, piece));
+    each_piece(pool, call, cache, spans, |span| call.pieces(span), run);
 }
 
-/// Runs the pieces of all spans.
-fn each_piece(
+/// Runs the pieces of all spans, those of prompts as they are told.
+fn each_piece<T: Value>(
     pool: &Pool,
+    call: &Call<'_>,
+    cache: &[Half<T>; 2],
     spans: &[Span<'_>],
-    pieces: impl Fn(&Span<'_>) -> usize + Sync,
-    f: impl Fn(&Span<'_>, usize) + Sync,
+    prompt_pieces: impl Fn(&Span<'_>) -> usize + Sync,
+    run_prompt: impl Fn(&Span<'_>, usize) + Sync,
 ) {
-    pool.run(spans.iter().map(&pieces).sum(), &|mut piece| {
+    let pieces = |span: &Span<'_>| {
+        if span.prefill {
+            prompt_pieces(span)
+        } else {
+            call.pieces(span)
+        }
+    };
+    pool.run(spans.iter().map(pieces).sum(), &|mut piece| {
         for span in spans {
             let pieces = pieces(span);
-            if piece < pieces {
-                return f(span, piece);
+            if piece >= pieces {
+                piece -= pieces;
+            } else if span.prefill {
+                return run_prompt(span, piece);
+            } else {
+                return pool.level().run(Piece::new(call, cache, span, piece));
             }
-            piece -= pieces;
         }
     });
 }

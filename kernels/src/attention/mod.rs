@@ -3,6 +3,7 @@
 //! Invariant: a token's result depends on its own span alone: neither on the batch around it, nor on which blocks its
 //! table names, nor on the number of threads.
 
+mod across;
 mod ahead;
 mod attend;
 mod cache;
@@ -22,10 +23,10 @@ pub use heads::{HeadNorms, Rotation, place_heads};
 pub fn attend_scratch_bytes(isa: Isa, threads: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Amx {
-        return threads.saturating_mul(wide::SCRATCH_BYTES);
+        return threads.saturating_mul(across::SCRATCH_BYTES + wide::SCRATCH_BYTES);
     }
-    let _ = (isa, threads);
-    0
+    let _ = isa;
+    threads.saturating_mul(across::SCRATCH_BYTES)
 }
 
 /// Consecutive tokens of one sequence within a batch.
@@ -37,7 +38,7 @@ pub struct Span<'a> {
     pub tokens: usize,
     /// Position of its first token in the sequence.
     pub start: usize,
-    /// Tokens of a prompt, whose attention may take the wide path (tiles of bf16 where the processor has them). The
+    /// Tokens of a prompt, whose attention takes a path for many rows (tiles of bf16 where the processor has them). The
     /// role decides and never the number of tokens, so that a token's result does not depend on its neighbours.
     pub prefill: bool,
     /// The sequence's blocks, in order of position; they cover `start + tokens` positions.

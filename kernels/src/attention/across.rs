@@ -1,0 +1,442 @@
+//! Attention of prompts by vectors whose lanes are query rows.
+//!
+//! Invariant: a row's result depends on its own query and span alone, whichever rows share its vectors. Sums over a head
+//! and over positions are in f32, in order, so that no vector is ever added up across its lanes.
+//!
+//! A block of keys and values becomes f32 once for all rows of a piece; each of its numbers then meets two vectors of rows.
+
+use std::cell::RefCell;
+
+use super::Span;
+use super::ahead::Ahead;
+use super::attend::Call;
+use super::cache::{Half, KV_BLOCK};
+use super::value::{Rows, Value};
+use crate::simd::{Kernel, Level, Simd, exp};
+
+/// Query rows of a piece at most.
+const ROWS_MAX: usize = 128;
+
+/// Largest head that the scratch is for.
+const DIM_MAX: usize = 256;
+
+/// Queries of a piece: as many rows as there is room for, so that they and their sums stay in the second cache.
+const QUERY_VALUES: usize = ROWS_MAX * 128;
+
+/// Lanes of the widest vector.
+const LANES_MAX: usize = 16;
+
+/// Vectors of rows that meet a key or a value at once.
+const VECTORS: usize = 2;
+
+/// Less than any score, and still a number.
+const LOWEST: f32 = -1e38;
+
+/// A line of floats, so that no vector lies across two.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([f32; 16]);
+
+/// Lines of a thread's scratch, whatever the model's shape: queries and sums, a block's keys and values, scores.
+const LINES: usize = (2 * QUERY_VALUES + 2 * KV_BLOCK * DIM_MAX + KV_BLOCK * VECTORS * LANES_MAX) / 16;
+
+/// Bytes of a thread's scratch.
+pub(super) const SCRATCH_BYTES: usize = LINES * size_of::<Line>();
+
+thread_local! {
+    /// A thread's scratch, kept from its first piece on.
+    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How spans of prompts are cut.
+#[derive(Clone, Copy)]
+pub(super) struct Across {
+    tokens: usize,
+}
+
+impl Across {
+    /// `None` where a model's shape is beyond the scratch.
+    pub(super) fn new(call: &Call<'_>, tokens: usize, threads: usize) -> Option<Across> {
+        let (group, dim) = (call.group(), call.shape.head_dim);
+        let least = VECTORS * LANES_MAX;
+        let mut rows = ROWS_MAX.min(QUERY_VALUES / dim.max(1) / least * least);
+        if group == 0 || group > rows || dim == 0 || dim > DIM_MAX {
+            return None;
+        }
+        // Large pieces share more, but there must be some for every thread.
+        while rows > least.max(group) && tokens * call.heads < 4 * threads * rows {
+            rows /= 2;
+        }
+        Some(Across {
+            tokens: (rows / group).max(1),
+        })
+    }
+
+    pub(super) fn pieces(&self, call: &Call<'_>, span: &Span<'_>) -> usize {
+        span.tokens.div_ceil(self.tokens) * call.shape.kv_heads
+    }
+
+    pub(super) fn run<T: Value>(
+        &self,
+        level: Level,
+        call: &Call<'_>,
+        cache: &[Half<T>; 2],
+        span: &Span<'_>,
+        piece: usize,
+    ) {
+        // The last tokens see most, so that they go first and the end of a run is short.
+        let piece = self.pieces(call, span) - 1 - piece;
+        let token = piece / call.shape.kv_heads * self.tokens;
+        SCRATCH.with_borrow_mut(|lines| {
+            lines.resize(LINES, Line([0.0; 16]));
+            level.run(Piece {
+                call,
+                cache,
+                span,
+                kv_head: piece % call.shape.kv_heads,
+                token,
+                rows: self.tokens.min(span.tokens - token) * call.group(),
+                lines,
+            });
+        });
+    }
+}
+
+/// Rows of a span's tokens, all heads of a group, that read the same key head.
+struct Piece<'a, T> {
+    call: &'a Call<'a>,
+    cache: &'a [Half<T>; 2],
+    span: &'a Span<'a>,
+    kv_head: usize,
+    token: usize,
+    rows: usize,
+    lines: &'a mut [Line],
+}
+
+/// The online softmax of each row: the greatest score so far, and the sum of `exp(score - max)`.
+struct States {
+    max: [f32; ROWS_MAX],
+    sum: [f32; ROWS_MAX],
+}
+
+/// The parts of the scratch, in floats.
+struct Scratch<'a> {
+    /// `[groups of rows][head_dim][lanes]`, as are the sums.
+    q: &'a mut [f32],
+    o: &'a mut [f32],
+    /// `[KV_BLOCK][head_dim]`.
+    k: &'a mut [f32],
+    v: &'a mut [f32],
+    /// `[KV_BLOCK][lanes]`.
+    scores: &'a mut [f32],
+}
+
+impl<T: Value> Kernel for Piece<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let dim = self.call.shape.head_dim;
+        let width = VECTORS * S::LANES;
+        let groups = self.rows.div_ceil(width);
+        let lines = std::mem::take(&mut self.lines);
+        let (len, floats) = (lines.len() * 16, lines.as_mut_ptr().cast::<f32>());
+        // SAFETY: a line is 16 floats, and the slice is borrowed for as long.
+        let floats = unsafe { std::slice::from_raw_parts_mut(floats, len) };
+        let (q, rest) = floats.split_at_mut(groups * width * dim);
+        let (o, rest) = rest.split_at_mut(groups * width * dim);
+        let (k, rest) = rest.split_at_mut(KV_BLOCK * DIM_MAX);
+        let (v, rest) = rest.split_at_mut(KV_BLOCK * DIM_MAX);
+        let scores = &mut rest[..KV_BLOCK * width];
+        let mut scratch = Scratch { q, o, k, v, scores };
+        let mut states = States {
+            max: [f32::NEG_INFINITY; ROWS_MAX],
+            sum: [0.0; ROWS_MAX],
+        };
+        scratch.o.fill(0.0);
+        self.load_queries(width, scratch.q);
+        let first = self.visible(0).start / KV_BLOCK;
+        let end = self.visible(self.rows - 1).end;
+        // Blocks lie anywhere, so that the processor cannot guess what comes next.
+        let mut ahead = Ahead::new(s, self.block(first));
+        for index in first..end.div_ceil(KV_BLOCK) {
+            ahead.ask_all(s);
+            let [keys, values] = self.block(index);
+            let start = index * KV_BLOCK;
+            let count = (end - start).min(KV_BLOCK);
+            convert(s, keys, count, scratch.k);
+            convert(s, values, count, scratch.v);
+            if start + KV_BLOCK < end {
+                ahead = Ahead::new(s, self.block(index + 1));
+            }
+            for group in 0..groups {
+                self.meet(s, group, start, &mut scratch, &mut states, &mut ahead);
+            }
+        }
+        self.store(s, &mut scratch, &states);
+    }
+}
+
+impl<T: Value> Piece<'_, T> {
+    /// Where a row lies in q and out.
+    #[inline(always)]
+    fn at(&self, row: usize) -> usize {
+        let group = self.call.group();
+        let token = self.span.first + self.token + row / group;
+        (token * self.call.heads + self.kv_head * group + row % group) * self.call.shape.head_dim
+    }
+
+    /// The positions that a row sees; rows beyond the last are as the last.
+    #[inline(always)]
+    fn visible(&self, row: usize) -> std::ops::Range<usize> {
+        let token = row.min(self.rows - 1) / self.call.group();
+        let end = self.span.start + self.token + token + 1;
+        end.saturating_sub(self.call.window)..end
+    }
+
+    /// The keys and the values of a block.
+    #[inline(always)]
+    fn block(&self, index: usize) -> [Rows<'_, T>; 2] {
+        let first = self.call.shape.row_of(self.span.blocks[index], self.kv_head);
+        let [k, v] = self.cache;
+        [
+            k.rows(self.call.shape, first, KV_BLOCK),
+            v.rows(self.call.shape, first, KV_BLOCK),
+        ]
+    }
+
+    /// Turns queries, so that lanes are rows. Lanes without a row are zero.
+    #[inline(always)]
+    fn load_queries(&self, width: usize, to: &mut [f32]) {
+        let dim = self.call.shape.head_dim;
+        for (group, to) in to.chunks_exact_mut(width * dim).enumerate() {
+            for lane in 0..width {
+                let row = group * width + lane;
+                if row < self.rows {
+                    let q = &self.call.q[self.at(row)..][..dim];
+                    for (to, q) in to[lane..].iter_mut().step_by(width).zip(q) {
+                        *to = *q;
+                    }
+                } else {
+                    to[lane..].iter_mut().step_by(width).for_each(|to| *to = 0.0);
+                }
+            }
+        }
+    }
+
+    /// Takes a group of rows through the block at `start`.
+    #[inline(always)]
+    fn meet<S: Simd>(
+        &self,
+        s: S,
+        group: usize,
+        start: usize,
+        scratch: &mut Scratch<'_>,
+        states: &mut States,
+        ahead: &mut Ahead,
+    ) {
+        let (dim, width) = (self.call.shape.head_dim, VECTORS * S::LANES);
+        let rows = group * width..(group + 1) * width;
+        // Rows are in order of position.
+        let (first, last) = (self.visible(rows.start), self.visible(rows.end - 1));
+        if last.end <= start || first.start >= start + KV_BLOCK {
+            return;
+        }
+        let end = (last.end - start).min(KV_BLOCK);
+        let all = first.end >= start + end && last.start <= start;
+        let q = &scratch.q[group * width * dim..][..width * dim];
+        // With sixteen registers, four keys fill them.
+        if S::LANES == LANES_MAX {
+            scores::<S, 8>(s, q, scratch.k, dim, end, scratch.scores, ahead);
+        } else {
+            scores::<S, 4>(s, q, scratch.k, dim, end, scratch.scores, ahead);
+        }
+        if !all {
+            self.hide(rows.clone(), start, end, f32::NEG_INFINITY, scratch.scores);
+        }
+        let mut shrink = [s.splat(0.0); VECTORS];
+        let mut offset = [s.splat(0.0); VECTORS];
+        for n in 0..VECTORS {
+            let lane = n * S::LANES;
+            let max = &mut states.max[rows.start + lane..][..S::LANES];
+            let (before, scale) = (s.load(max), s.splat(self.call.scale));
+            let mut most = before;
+            for scores in scratch.scores.chunks_exact_mut(width).take(end) {
+                let v = s.mul(s.load(&scores[lane..]), scale);
+                s.store(&mut scores[lane..], v);
+                most = s.max(v, most);
+            }
+            s.store(max, most);
+            // A row that has seen nothing yet has no greatest score.
+            offset[n] = s.max(most, s.splat(LOWEST));
+            shrink[n] = exp(s, s.sub(before, offset[n]));
+            for scores in scratch.scores.chunks_exact_mut(width).take(end) {
+                let v = s.sub(s.load(&scores[lane..]), offset[n]);
+                s.store(&mut scores[lane..], exp(s, v));
+            }
+        }
+        if !all {
+            self.hide(rows.clone(), start, end, 0.0, scratch.scores);
+        }
+        for n in 0..VECTORS {
+            let lane = n * S::LANES;
+            let sum = &mut states.sum[rows.start + lane..][..S::LANES];
+            let mut total = s.mul(s.load(sum), shrink[n]);
+            for scores in scratch.scores.chunks_exact(width).take(end) {
+                total = s.add(total, s.load(&scores[lane..]));
+            }
+            s.store(sum, total);
+        }
+        let o = &mut scratch.o[group * width * dim..][..width * dim];
+        let mut d = 0;
+        while S::LANES == LANES_MAX && d + 8 <= dim {
+            blend::<S, 8>(s, scratch.scores, end, scratch.v, dim, d, shrink, o);
+            d += 8;
+        }
+        while d + 4 <= dim {
+            blend::<S, 4>(s, scratch.scores, end, scratch.v, dim, d, shrink, o);
+            d += 4;
+        }
+        while d < dim {
+            blend::<S, 1>(s, scratch.scores, end, scratch.v, dim, d, shrink, o);
+            d += 1;
+        }
+    }
+
+    /// Sets the scores of positions that a row does not see.
+    #[inline(always)]
+    fn hide(&self, rows: std::ops::Range<usize>, start: usize, end: usize, hidden: f32, scores: &mut [f32]) {
+        let width = rows.len();
+        for (lane, row) in rows.enumerate() {
+            let visible = self.visible(row);
+            let first = visible.start.saturating_sub(start).min(end);
+            let last = visible.end.saturating_sub(start).min(end);
+            for at in (0..first).chain(last.max(first)..end) {
+                scores[at * width + lane] = hidden;
+            }
+        }
+    }
+
+    /// Divides the sums, and turns them into rows.
+    #[inline(always)]
+    fn store<S: Simd>(&self, s: S, scratch: &mut Scratch<'_>, states: &States) {
+        let (dim, width) = (self.call.shape.head_dim, VECTORS * S::LANES);
+        for (group, o) in scratch.o.chunks_exact_mut(width * dim).enumerate() {
+            let sums = &states.sum[group * width..][..width];
+            for n in 0..VECTORS {
+                let inverse = s.div(s.splat(1.0), s.load(&sums[n * S::LANES..]));
+                for o in o.chunks_exact_mut(width) {
+                    let o = &mut o[n * S::LANES..][..S::LANES];
+                    let v = s.mul(s.load(o), inverse);
+                    s.store(o, v);
+                }
+            }
+            for lane in 0..width.min(self.rows - group * width) {
+                // SAFETY: a piece's rows are its own, it runs on one thread, and takes one row at a time.
+                let out = unsafe { self.call.out.part(self.at(group * width + lane), dim) };
+                for (out, o) in out.iter_mut().zip(o[lane..].iter().step_by(width)) {
+                    *out = *o;
+                }
+            }
+        }
+    }
+}
+
+/// The first rows as floats.
+#[inline(always)]
+fn convert<S: Simd, T: Value>(s: S, rows: Rows<'_, T>, count: usize, to: &mut [f32]) {
+    let dim = rows.dim;
+    for (row, to) in to.chunks_exact_mut(dim).take(count).enumerate() {
+        let mut d = 0;
+        while d + S::LANES <= dim {
+            // SAFETY: a block has `KV_BLOCK` rows of `dim` values, and `count` is no more.
+            let v = unsafe { rows.load_at(s, row, d) };
+            s.store(&mut to[d..], v);
+            d += S::LANES;
+        }
+        if d < dim {
+            s.store_some(&mut to[d..], rows.load_rest(s, row, d));
+        }
+    }
+}
+
+/// Dot products of two vectors of rows with the first `end` keys, `K` at a time. Those up to the next multiple of `K` hold
+/// anything.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)]
+fn scores<S: Simd, const K: usize>(
+    s: S,
+    q: &[f32],
+    keys: &[f32],
+    dim: usize,
+    end: usize,
+    to: &mut [f32],
+    ahead: &mut Ahead,
+) {
+    let width = VECTORS * S::LANES;
+    assert!(q.len() == dim * width && keys.len() >= KV_BLOCK * dim && end <= KV_BLOCK);
+    for (first, to) in (0..end).step_by(K).zip(to.chunks_exact_mut(K * width)) {
+        let mut sums = [[s.splat(0.0); VECTORS]; K];
+        for d in 0..dim {
+            if d % 4 == 0 {
+                ahead.ask(s);
+            }
+            // SAFETY: q has `dim` times the lanes of two vectors, and there are `KV_BLOCK` keys, a multiple of `K`.
+            unsafe {
+                let q = q.as_ptr().add(d * width);
+                let rows = [s.load_at(q), s.load_at(q.add(S::LANES))];
+                for k in 0..K {
+                    let key = s.splat(*keys.as_ptr().add((first + k) * dim + d));
+                    for n in 0..VECTORS {
+                        sums[k][n] = s.fma(key, rows[n], sums[k][n]);
+                    }
+                }
+            }
+        }
+        for k in 0..K {
+            for n in 0..VECTORS {
+                s.store(&mut to[k * width + n * S::LANES..], sums[k][n]);
+            }
+        }
+    }
+}
+
+/// Adds the weighted values of the first `end` positions, `D` columns from `d` on, to what rows have so far.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, clippy::too_many_arguments)]
+fn blend<S: Simd, const D: usize>(
+    s: S,
+    weights: &[f32],
+    end: usize,
+    values: &[f32],
+    dim: usize,
+    d: usize,
+    shrink: [S::F32; VECTORS],
+    o: &mut [f32],
+) {
+    let width = VECTORS * S::LANES;
+    assert!(weights.len() >= end * width && values.len() >= end * dim && d + D <= dim);
+    let o = &mut o[d * width..][..D * width];
+    let mut sums = [[s.splat(0.0); VECTORS]; D];
+    for i in 0..D {
+        for n in 0..VECTORS {
+            sums[i][n] = s.mul(s.load(&o[i * width + n * S::LANES..]), shrink[n]);
+        }
+    }
+    for position in 0..end {
+        // SAFETY: there are `end` rows of weights and of values, whose columns reach to `d + D`.
+        unsafe {
+            let weights = weights.as_ptr().add(position * width);
+            let rows = [s.load_at(weights), s.load_at(weights.add(S::LANES))];
+            for i in 0..D {
+                let value = s.splat(*values.as_ptr().add(position * dim + d + i));
+                for n in 0..VECTORS {
+                    sums[i][n] = s.fma(value, rows[n], sums[i][n]);
+                }
+            }
+        }
+    }
+    for i in 0..D {
+        for n in 0..VECTORS {
+            s.store(&mut o[i * width + n * S::LANES..], sums[i][n]);
+        }
+    }
+}
