@@ -35,7 +35,7 @@ impl Sums for Super {
                 for p in 0..P {
                     let group = block * (SUPER / GROUP) + part;
                     let at = strips[p].codes.wrapping_add(group * K::LAYOUT.group_codes());
-                    fetch_ahead::<T, K>(t, at, fetch);
+                    fetch_ahead::<T, K, P>(t, strips[p], group, fetch);
                     // SAFETY: the panel has such a group and block, and x such a block in each of its rows.
                     unsafe {
                         let codes = codes::<T, K>(t, at);

@@ -32,7 +32,7 @@ impl Sums for Group {
         for group in 0..x.cols / GROUP {
             for p in 0..P {
                 let at = strips[p].codes.wrapping_add(group * K::LAYOUT.group_codes());
-                fetch_ahead::<T, K>(t, at, fetch);
+                fetch_ahead::<T, K, P>(t, strips[p], group, fetch);
                 // SAFETY: the panel has such a group, and x such a group in each of its rows.
                 unsafe {
                     let codes = codes::<T, K>(t, at);

@@ -15,15 +15,17 @@ use std::ops::Range;
 use super::Packed;
 use crate::Isa;
 use crate::input::{Input, Unit};
-use crate::packed::layout::{LINE, PANEL};
+use crate::packed::layout::{GROUP, LINE, PANEL};
 use crate::packed::registers::{Kind, Strip, with_kind};
 use crate::simd::int8::{F32, I32, Int8, Int8Kernel};
 use crate::simd::{Level, Simd};
 
-/// Panels that one row or two walk at once: a core reads memory faster by several streams than by one.
+/// Panels that one row or two walk at once beside tiles: those processors read memory faster by several streams than by
+/// one. Others read one stream as fast as they can, if it is asked for in order and long before.
 pub(super) const STREAMS: usize = 4;
 
-/// How far ahead of the codes in use others are asked for there. A line's time on its way is about that of so many bytes.
+/// How far ahead of the codes in use others are asked for in streams. A line's time on its way is about that of so many
+/// bytes.
 const AHEAD: usize = 2 << 10;
 
 /// Sums of products with activations of one kind of unit.
@@ -48,7 +50,7 @@ pub(super) fn rows(level: Level, part: &Packed<'_>, panels: Range<usize>, rows: 
 }
 
 fn walk<K: Kind<Unit: Sums>>(level: Level, part: &Packed<'_>, panels: Range<usize>, rows: Range<usize>) {
-    if rows.len() > 2 {
+    if rows.len() > 2 || level.isa() != Isa::Amx {
         let at_once = if level.isa() >= Isa::Avx512 { 8 } else { 4 };
         for panel in panels {
             many_rows::<K>(level, part, panel, rows.clone(), at_once);
@@ -77,10 +79,11 @@ fn few_rows<K: Kind<Unit: Sums>, const P: usize>(
     panels: [usize; P],
     rows: Range<usize>,
 ) {
+    let fetch = Fetch::next(part, panels[0], 0, 1);
     match rows.len() {
         0 => (),
-        1 => level.run_int8(Block::<K, P, 1>::new(part, panels, rows.start, Fetch::STREAM)),
-        _ => level.run_int8(Block::<K, P, 2>::new(part, panels, rows.start, Fetch::STREAM)),
+        1 => level.run_int8(Block::<K, P, 1>::new(part, panels, rows.start, fetch)),
+        _ => level.run_int8(Block::<K, P, 2>::new(part, panels, rows.start, fetch)),
     }
 }
 
@@ -95,11 +98,8 @@ fn many_rows<K: Kind<Unit: Sums>>(
     let mut row = rows.start;
     while row < rows.end {
         let left = rows.end - row;
-        let fetch = Fetch {
-            distance: part.w.panel(panel).len(),
-            first: (row - rows.start) / at_once,
-            step: rows.len().div_ceil(at_once),
-        };
+        let (block, blocks) = ((row - rows.start) / at_once, rows.len().div_ceil(at_once));
+        let fetch = Fetch::next(part, panel, block, blocks);
         row += if left >= 8 && at_once == 8 {
             level.run_int8(Block::<K, 1, 8>::new(part, [panel], row, fetch));
             8
@@ -116,10 +116,10 @@ fn many_rows<K: Kind<Unit: Sums>>(
     }
 }
 
-/// What of the weights is asked for while others are multiplied.
+/// What of the weights is asked for while a panel is in use.
 #[derive(Clone, Copy)]
 pub(super) struct Fetch {
-    /// How many bytes it lies behind them.
+    /// How many bytes it lies behind.
     distance: usize,
     /// Of the lines of a group: each `step`th from `first` on.
     first: usize,
@@ -127,12 +127,14 @@ pub(super) struct Fetch {
 }
 
 impl Fetch {
-    /// All that follows, little by little.
-    const STREAM: Fetch = Fetch {
-        distance: AHEAD,
-        first: 0,
-        step: 1,
-    };
+    /// The part of the next panel that falls to one of so many blocks of rows.
+    fn next(part: &Packed<'_>, panel: usize, block: usize, blocks: usize) -> Fetch {
+        Fetch {
+            distance: part.w.panel(panel).len(),
+            first: block,
+            step: blocks,
+        }
+    }
 }
 
 /// `P` panels with `R` rows. A kernel of its own, since compilers take long over large functions.
@@ -236,12 +238,23 @@ impl<U: Unit> Activations<U> {
     }
 }
 
-/// Asks for codes that lie behind a group's.
+/// Asks for what will be wanted when a group of one of `P` panels is in use.
 #[inline(always)]
-fn fetch_ahead<T: Int8, K: Kind>(t: T, codes: *const u8, fetch: Fetch) {
+fn fetch_ahead<T: Int8, K: Kind, const P: usize>(t: T, strip: Strip, group: usize, fetch: Fetch) {
+    let layout = K::LAYOUT;
+    if P > 1 {
+        for line in 0..layout.planes.lines() {
+            let at = group * layout.group_codes() + AHEAD + line * LINE;
+            t.prefetch(strip.codes.wrapping_add(at));
+        }
+        return;
+    }
+    // In the order of memory: scales, which lie before all codes, are fetched with the first groups.
+    let share = layout.group_codes() + layout.block_scales() * GROUP / layout.block_cols();
     let mut line = fetch.first;
-    while line < K::LAYOUT.planes.lines() {
-        t.prefetch(codes.wrapping_add(fetch.distance + line * LINE));
+    while line < share.div_ceil(LINE) {
+        let at = group * share + fetch.distance + line * LINE;
+        t.prefetch(strip.scales.wrapping_add(at));
         line += fetch.step;
     }
 }
