@@ -134,7 +134,7 @@ fn the_budget_counts_what_the_threads_keep_and_once() {
     daemon.hyp(["load", "twin"]).ok();
     let status = daemon.get("/hyprstream/v1/status").json();
     let threads = status["memory"]["claimed"].as_u64().unwrap() - needed;
-    assert_eq!(threads > 0, status["isa"] == "amx", "{status}");
+    assert!(threads > 0, "{status}");
     daemon.stop();
     for (budget, fits) in [(needed + threads, 2), (needed + threads - 1, 1)] {
         let daemon = with(budget);

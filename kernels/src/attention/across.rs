@@ -12,7 +12,7 @@ use super::ahead::Ahead;
 use super::attend::Call;
 use super::cache::{Half, KV_BLOCK};
 use super::value::{Rows, Value};
-use crate::simd::{Kernel, Level, Simd, exp};
+use crate::simd::{Kernel, LANES_MAX, Level, Simd, exp};
 
 /// Query rows of a piece at most.
 const ROWS_MAX: usize = 128;
@@ -22,9 +22,6 @@ const DIM_MAX: usize = 256;
 
 /// Queries of a piece: as many rows as there is room for, so that they and their sums stay in the second cache.
 const QUERY_VALUES: usize = ROWS_MAX * 128;
-
-/// Lanes of the widest vector.
-const LANES_MAX: usize = 16;
 
 /// Vectors of rows that meet a key or a value at once.
 const VECTORS: usize = 2;
@@ -152,7 +149,7 @@ impl<T: Value> Kernel for Piece<'_, T> {
             sum: [0.0; ROWS_MAX],
         };
         scratch.o.fill(0.0);
-        self.load_queries(width, scratch.q);
+        self.load_queries(s, scratch.q);
         let first = self.visible(0).start / KV_BLOCK;
         let end = self.visible(self.rows - 1).end;
         // Blocks lie anywhere, so that the processor cannot guess what comes next.
@@ -171,7 +168,7 @@ impl<T: Value> Kernel for Piece<'_, T> {
                 self.meet(s, group, start, &mut scratch, &mut states, &mut ahead);
             }
         }
-        self.store(s, &mut scratch, &states);
+        self.store(s, scratch.o, &states);
     }
 }
 
@@ -205,25 +202,37 @@ impl<T: Value> Piece<'_, T> {
 
     /// Turns queries, so that lanes are rows. Lanes without a row are zero.
     #[inline(always)]
-    fn load_queries(&self, width: usize, to: &mut [f32]) {
-        let dim = self.call.shape.head_dim;
-        for (group, to) in to.chunks_exact_mut(width * dim).enumerate() {
-            for lane in 0..width {
-                let row = group * width + lane;
-                if row < self.rows {
-                    let q = &self.call.q[self.at(row)..][..dim];
-                    for (to, q) in to[lane..].iter_mut().step_by(width).zip(q) {
-                        *to = *q;
-                    }
-                } else {
-                    to[lane..].iter_mut().step_by(width).for_each(|to| *to = 0.0);
+    fn load_queries<S: Simd>(&self, s: S, to: &mut [f32]) {
+        let (dim, width) = (self.call.shape.head_dim, VECTORS * S::LANES);
+        let whole = dim - dim % S::LANES;
+        for (vector, first) in (0..to.len() / dim).step_by(S::LANES).enumerate() {
+            let to = &mut to[vector / VECTORS * width * dim + vector % VECTORS * S::LANES..];
+            let mut q: [&[f32]; LANES_MAX] = [&[]; LANES_MAX];
+            for (row, q) in (first..self.rows).zip(&mut q[..S::LANES]) {
+                *q = &self.call.q[self.at(row)..][..dim];
+            }
+            for d in (0..whole).step_by(S::LANES) {
+                let mut square = [s.splat(0.0); LANES_MAX];
+                for (square, q) in square.iter_mut().zip(q).filter(|(_, q)| !q.is_empty()) {
+                    *square = s.load(&q[d..]);
+                }
+                s.transpose(&mut square);
+                for (column, v) in square.into_iter().take(S::LANES).enumerate() {
+                    s.store(&mut to[(d + column) * width..], v);
+                }
+            }
+            for d in whole..dim {
+                for (to, q) in to[d * width..].iter_mut().zip(&q[..S::LANES]) {
+                    *to = q.get(d).copied().unwrap_or(0.0);
                 }
             }
         }
     }
 
     /// Takes a group of rows through the block at `start`.
+    // Indices name registers here: the loops over vectors unroll.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)]
     fn meet<S: Simd>(
         &self,
         s: S,
@@ -317,23 +326,29 @@ impl<T: Value> Piece<'_, T> {
 
     /// Divides the sums, and turns them into rows.
     #[inline(always)]
-    fn store<S: Simd>(&self, s: S, scratch: &mut Scratch<'_>, states: &States) {
+    fn store<S: Simd>(&self, s: S, o: &[f32], states: &States) {
         let (dim, width) = (self.call.shape.head_dim, VECTORS * S::LANES);
-        for (group, o) in scratch.o.chunks_exact_mut(width * dim).enumerate() {
-            let sums = &states.sum[group * width..][..width];
-            for n in 0..VECTORS {
-                let inverse = s.div(s.splat(1.0), s.load(&sums[n * S::LANES..]));
-                for o in o.chunks_exact_mut(width) {
-                    let o = &mut o[n * S::LANES..][..S::LANES];
-                    let v = s.mul(s.load(o), inverse);
-                    s.store(o, v);
+        let whole = dim - dim % S::LANES;
+        for (vector, first) in (0..self.rows).step_by(S::LANES).enumerate() {
+            let o = &o[vector / VECTORS * width * dim + vector % VECTORS * S::LANES..];
+            let sum = &states.sum[first..][..S::LANES];
+            let inverse = s.div(s.splat(1.0), s.load(sum));
+            let rows = first..self.rows.min(first + S::LANES);
+            // SAFETY: a piece's rows are its own, it runs on one thread, and takes one part of a row at a time.
+            let out = |row: usize, d: usize, len: usize| unsafe { self.call.out.part(self.at(row) + d, len) };
+            for d in (0..whole).step_by(S::LANES) {
+                let mut square = [inverse; LANES_MAX];
+                for (column, v) in square.iter_mut().take(S::LANES).enumerate() {
+                    *v = s.mul(s.load(&o[(d + column) * width..]), inverse);
+                }
+                s.transpose(&mut square);
+                for (row, v) in rows.clone().zip(square) {
+                    s.store(out(row, d, S::LANES), v);
                 }
             }
-            for lane in 0..width.min(self.rows - group * width) {
-                // SAFETY: a piece's rows are its own, it runs on one thread, and takes one row at a time.
-                let out = unsafe { self.call.out.part(self.at(group * width + lane), dim) };
-                for (out, o) in out.iter_mut().zip(o[lane..].iter().step_by(width)) {
-                    *out = *o;
+            for d in whole..dim {
+                for (lane, row) in rows.clone().enumerate() {
+                    out(row, d, 1)[0] = o[d * width + lane] / sum[lane];
                 }
             }
         }

@@ -6,6 +6,7 @@
 mod across;
 mod ahead;
 mod attend;
+mod blend;
 mod cache;
 mod heads;
 mod pages;

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, LANES_MAX, Simd};
 use crate::isa::Isa;
 
 /// Holding it proves that the processor has AVX2, FMA and F16C.
@@ -27,6 +27,27 @@ impl Avx2 {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn run_with<K: Kernel>(token: Avx2, kernel: K) {
     kernel.run(token);
+}
+
+/// Four rows of four columns in each half become four columns.
+///
+/// # Safety
+/// The processor has the instructions.
+#[inline(always)]
+unsafe fn turn_halves([a, b, c, d]: [F; 4]) -> [F; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low_ab = _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+        let low_cd = _mm256_castps_pd(_mm256_unpacklo_ps(c, d));
+        let high_ab = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+        let high_cd = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+        [
+            _mm256_castpd_ps(_mm256_unpacklo_pd(low_ab, low_cd)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(low_ab, low_cd)),
+            _mm256_castpd_ps(_mm256_unpacklo_pd(high_ab, high_cd)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(high_ab, high_cd)),
+        ]
+    }
 }
 
 impl Simd for Avx2 {
@@ -126,6 +147,21 @@ impl Simd for Avx2 {
                 _mm_hadd_ps(_mm_hadd_ps(a, b), _mm_hadd_ps(c, d)),
             );
             sums
+        }
+    }
+    #[inline(always)]
+    fn transpose(self, rows: &mut [F; LANES_MAX]) {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            // Four rows at a time: a half of a vector has four rows of one column.
+            for four in rows[..LANES].as_chunks_mut::<4>().0 {
+                *four = turn_halves(*four);
+            }
+            for column in 0..4 {
+                let [a, b] = [rows[column], rows[4 + column]];
+                rows[column] = _mm256_permute2f128_ps::<0x20>(a, b);
+                rows[4 + column] = _mm256_permute2f128_ps::<0x31>(a, b);
+            }
         }
     }
     #[inline(always)]

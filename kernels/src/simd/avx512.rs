@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, LANES_MAX, Simd};
 use crate::isa::Isa;
 
 /// Holding it proves that the processor has AVX-512 F, BW, DQ and VL.
@@ -71,6 +71,27 @@ unsafe fn fold_pairs(a: F, b: F) -> F {
             _mm512_shuffle_ps::<0b10_00_10_00>(a, b),
             _mm512_shuffle_ps::<0b11_01_11_01>(a, b),
         )
+    }
+}
+
+/// Four rows of four columns in each quarter become four columns.
+///
+/// # Safety
+/// The processor has the instructions.
+#[inline(always)]
+unsafe fn turn_quarters([a, b, c, d]: [F; 4]) -> [F; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low_ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+        let low_cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+        let high_ab = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+        let high_cd = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+        [
+            _mm512_castpd_ps(_mm512_unpacklo_pd(low_ab, low_cd)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(low_ab, low_cd)),
+            _mm512_castpd_ps(_mm512_unpacklo_pd(high_ab, high_cd)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(high_ab, high_cd)),
+        ]
     }
 }
 
@@ -193,6 +214,29 @@ impl Simd for Avx512 {
             let eight = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, both));
             _mm256_storeu_ps(sums.as_mut_ptr(), eight);
             sums
+        }
+    }
+    #[inline(always)]
+    fn transpose(self, rows: &mut [F; LANES_MAX]) {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            // Four rows at a time: a quarter of a vector has four rows of one column.
+            for four in rows.as_chunks_mut::<4>().0 {
+                *four = turn_quarters(*four);
+            }
+            // The same column of all of them: quarter q is that of the fourth column from column q on.
+            for column in 0..4 {
+                let [a, b] = [rows[column], rows[4 + column]];
+                let [c, d] = [rows[8 + column], rows[12 + column]];
+                let ab = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+                let cd = _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d);
+                rows[column] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd);
+                rows[4 + column] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd);
+                let ab = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
+                let cd = _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d);
+                rows[8 + column] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd);
+                rows[12 + column] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd);
+            }
         }
     }
     #[inline(always)]

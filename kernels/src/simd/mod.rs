@@ -27,6 +27,9 @@ pub(crate) use exp::exp;
 pub(crate) use int8::Vnni;
 pub(crate) use scalar::Scalar;
 
+/// Lanes of the widest vectors.
+pub(crate) const LANES_MAX: usize = 16;
+
 /// Work that runs with the vectors of one instruction set.
 pub(crate) trait Kernel {
     fn run<S: Simd>(self, s: S);
@@ -80,6 +83,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
         let [e, f, g, h] = self.sum4([v[4], v[5], v[6], v[7]]);
         [a, b, c, d, e, f, g, h]
     }
+    /// The first `LANES` vectors as rows of a square become its columns.
+    fn transpose(self, rows: &mut [Self::F32; LANES_MAX]);
     /// Asks memory for the line at `at`, which may be any address.
     #[inline(always)]
     fn prefetch(self, _at: *const u8) {}

@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 
-use super::{Kernel, Simd};
+use super::{Kernel, LANES_MAX, Simd};
 
 /// The token of portable code.
 #[derive(Clone, Copy)]
@@ -106,6 +106,15 @@ impl Simd for Scalar {
     #[inline(always)]
     fn sum4(self, v: [F; 4]) -> [f32; 4] {
         v.map(|v| ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])))
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: &mut [F; LANES_MAX]) {
+        for row in 0..LANES {
+            for column in 0..row {
+                (rows[row][column], rows[column][row]) = (rows[column][row], rows[row][column]);
+            }
+        }
     }
 
     #[inline(always)]
