@@ -109,6 +109,7 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)]
     fn transpose(self, rows: &mut [F; LANES_MAX]) {
         for row in 0..LANES {
             for column in 0..row {
