@@ -44,7 +44,7 @@ peer's has the Python interpreter in it.
 The machine's limits are measured in each round by loops that only read memory or only multiply (`cargo bench -p hyprstream-kernels
 --bench speed -- {threads} "" limits`). A share is how much of the tokens that they allow a side makes: decode is bound by reading
 all matrices once a step, a prompt by multiplying with them. What attention reads and computes comes on top.
-llama.cpp may multiply prompts in int8, for which the machine allows about twice as much."""
+Where the limit is that of bf16 tiles, llama.cpp may multiply in int8, for which the machine allows about twice as much."""
 
 
 class Result:
