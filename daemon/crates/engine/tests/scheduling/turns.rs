@@ -17,11 +17,11 @@ fn many_requests_of_one_user_do_not_starve_anothers_single_one() {
         ..options()
     })
     .unwrap();
-    let many: Vec<_> = (0..60)
-        .map(|n| ask_as(&engine, &model, (1, NORMAL), &prompt(n, 20), 100).unwrap())
-        .collect();
-    many[0].inbox.first_token();
+    let ask = |n| ask_as(&engine, &model, (1, NORMAL), &prompt(n, 20), 100).unwrap();
+    let mut many = vec![ask_held(&engine, || ask(0))];
+    many.extend((1..60).map(ask));
     let single = ask_as(&engine, &model, (2, NORMAL), &prompt(99, 20), 20).unwrap();
+    many[0].inbox.release();
     let single = end(&single);
     let later = many.iter().filter(|asked| end(asked) > single).count();
     // All but what was over already, at most: no queue of sixty stood before it.
@@ -36,11 +36,15 @@ fn slots_that_one_user_holds_are_shared_once_another_comes() {
         ..options()
     })
     .unwrap();
-    let long: Vec<_> = (0..2)
-        .map(|n| ask_as(&engine, &model, (1, NORMAL), &prompt(n, 20), 400).unwrap())
-        .collect();
-    long.iter().for_each(|asked| asked.inbox.first_token());
+    let ask = |n| ask_as(&engine, &model, (1, NORMAL), &prompt(n, 20), 400).unwrap();
+    let mut first = None;
+    let second = ask_held(&engine, || {
+        first = Some(ask(0));
+        ask(1)
+    });
+    let long = [first.unwrap(), second];
     let single = ask_as(&engine, &model, (2, NORMAL), &prompt(99, 20), 5).unwrap();
+    long[1].inbox.release();
     let single = end(&single);
     for asked in &long {
         assert!(end(asked) > single, "both were far from their ends");
@@ -57,13 +61,13 @@ fn a_higher_priority_runs_before_what_waits_longer() {
     })
     .unwrap();
     let ask = |n, priority| ask_as(&engine, &model, (1, priority), &prompt(n, 20), 150).unwrap();
-    let first = ask(0, Priority::Batch);
-    first.inbox.first_token();
+    let first = ask_held(&engine, || ask(0, Priority::Batch));
     let asked = [
         ask(1, Priority::Batch),
         ask(2, Priority::Normal),
         ask(3, Priority::Interactive),
     ];
+    first.inbox.release();
     let ends = asked.each_ref().map(end);
     assert!(ends[2] < ends[1] && ends[1] < ends[0], "{ends:?}");
     assert!(ends[1] < end(&first), "what ran gave way");
