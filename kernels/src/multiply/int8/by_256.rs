@@ -76,20 +76,26 @@ unsafe fn add_group<T: Int8, K: Kind, const R: usize>(
     unsafe {
         if K::LAYOUT.group == GROUP {
             let scale = scale::<T, K>(t, scales, half, at.1);
+            let mut q = [std::ptr::null(); R];
             for r in 0..R {
-                let q = x.unit(r, at.0).0.add(at.1 * GROUP);
-                let dot = dots::<T, K, FOURS>(t, zero, codes, q);
-                sums[r] = s.add_i32(sums[r], t.mul_i32(dot, scale));
+                q[r] = x.unit(r, at.0).0.add(at.1 * GROUP);
+            }
+            let dots = dots::<T, K, FOURS, R>(t, [zero; R], codes, q);
+            for r in 0..R {
+                sums[r] = s.add_i32(sums[r], t.mul_i32(dots[r], scale));
             }
             return;
         }
         for i in 0..2 {
             let scale = scale::<T, K>(t, scales, half, 2 * at.1 + i);
             let codes = [codes[4 * i], codes[4 * i + 1], codes[4 * i + 2], codes[4 * i + 3]];
+            let mut q = [std::ptr::null(); R];
             for r in 0..R {
-                let q = x.unit(r, at.0).0.add(at.1 * GROUP + i * GROUP / 2);
-                let dot = dots::<T, K, 4>(t, zero, &codes, q);
-                sums[r] = s.add_i32(sums[r], t.mul_i32(dot, scale));
+                q[r] = x.unit(r, at.0).0.add(at.1 * GROUP + i * GROUP / 2);
+            }
+            let dots = dots::<T, K, 4, R>(t, [zero; R], &codes, q);
+            for r in 0..R {
+                sums[r] = s.add_i32(sums[r], t.mul_i32(dots[r], scale));
             }
         }
     }

@@ -38,10 +38,15 @@ impl Sums for Group {
                     let codes = codes::<T, K>(t, at);
                     let scales = strips[p].scales.add(group * K::LAYOUT.block_scales());
                     let (scale, min) = scale_and_min::<T, K>(t, scales, half, 0, (zero, zero));
+                    let (mut q, mut starts) = ([std::ptr::null(); R], [s.splat_i32(0); R]);
                     for r in 0..R {
-                        let (q, g) = x.unit(r, group);
-                        let dot = dots::<T, K, FOURS>(t, start::<T, K>(t, g.minus_sum), &codes, q);
-                        acc[p][r] = s.fma(s.to_f32(dot), s.mul(scale, s.splat(g.scale)), acc[p][r]);
+                        let (values, g) = x.unit(r, group);
+                        (q[r], starts[r]) = (values, start::<T, K>(t, g.minus_sum));
+                    }
+                    let dots = dots::<T, K, FOURS, R>(t, starts, &codes, q);
+                    for r in 0..R {
+                        let g = x.unit(r, group).1;
+                        acc[p][r] = s.fma(s.to_f32(dots[r]), s.mul(scale, s.splat(g.scale)), acc[p][r]);
                         if K::LAYOUT.mins {
                             acc[p][r] = s.fma(min, s.splat(g.scaled_sum), acc[p][r]);
                         }

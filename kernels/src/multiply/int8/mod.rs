@@ -259,22 +259,24 @@ fn fetch_ahead<T: Int8, K: Kind, const P: usize>(t: T, strip: Strip, group: usiz
     }
 }
 
+/// Sums of rows with the same codes, each begun with its start.
+///
 /// # Safety
-/// `x` has `4 * N` values.
+/// Each of `x` has `4 * N` values.
 #[inline(always)]
-unsafe fn dots<T: Int8, K: Kind, const N: usize>(
+unsafe fn dots<T: Int8, K: Kind, const N: usize, const R: usize>(
     t: T,
-    start: I32<T>,
+    starts: [I32<T>; R],
     codes: &[T::Codes; N],
-    x: *const i8,
-) -> I32<T> {
+    x: [*const i8; R],
+) -> [I32<T>; R] {
     // SAFETY: as the caller says. Codes have at most so many bits, by the layout.
     unsafe {
         match K::LAYOUT.bits() {
-            0..=4 => t.dots::<4, N>(start, codes, x),
-            5 => t.dots::<5, N>(start, codes, x),
-            6 => t.dots::<6, N>(start, codes, x),
-            _ => t.dots::<8, N>(start, codes, x),
+            0..=4 => t.rows_of_dots::<4, N, R>(starts, codes, x),
+            5 => t.rows_of_dots::<5, N, R>(starts, codes, x),
+            6 => t.rows_of_dots::<6, N, R>(starts, codes, x),
+            _ => t.rows_of_dots::<8, N, R>(starts, codes, x),
         }
     }
 }

@@ -58,6 +58,24 @@ pub(crate) trait Int8: Copy + Send + Sync {
         x: *const i8,
     ) -> I32<Self>;
 
+    /// `dots` of several rows with the same codes. They do not wait for one another.
+    ///
+    /// # Safety
+    /// As `dots`, for each of `x`.
+    #[inline(always)]
+    unsafe fn rows_of_dots<const BITS: u32, const N: usize, const R: usize>(
+        self,
+        mut sums: [I32<Self>; R],
+        codes: &[Self::Codes; N],
+        x: [*const i8; R],
+    ) -> [I32<Self>; R] {
+        for r in 0..R {
+            // SAFETY: as the caller says.
+            sums[r] = unsafe { self.dots::<BITS, N>(sums[r], codes, x[r]) };
+        }
+        sums
+    }
+
     /// The lower 32 bits of products.
     fn mul_i32(self, a: I32<Self>, b: I32<Self>) -> I32<Self>;
     /// `sum + a.low * b.low + a.high * b.high`, of words with a sign.
@@ -87,6 +105,8 @@ pub(crate) type I32<T> = <<T as Int8>::Floats as Simd>::I32;
 
 impl Level {
     /// Runs a kernel with this level's dot products.
+    // Inlined, so that the kernel is not copied: reading pieces that were just written waits for all outputs to be stored.
+    #[inline(always)]
     pub(crate) fn run_int8<K: Int8Kernel>(self, kernel: K) {
         match self {
             Level::Scalar(token) => Int8::run(token, kernel),

@@ -2,6 +2,9 @@
 //!
 //! Invariant: as in the parent. A `Vnni` exists only where `detect` found the instructions.
 
+// Indices name registers here: the loops unroll.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use super::super::Avx512;
@@ -93,6 +96,25 @@ impl Int8 for Vnni {
             }
         }
         sum
+    }
+
+    #[inline(always)]
+    unsafe fn rows_of_dots<const BITS: u32, const N: usize, const R: usize>(
+        self,
+        mut sums: [I; R],
+        codes: &[I; N],
+        x: [*const i8; R],
+    ) -> [I; R] {
+        // SAFETY: the token proves the instruction; the caller, that all x are readable.
+        unsafe {
+            for i in 0..N {
+                for r in 0..R {
+                    let x = _mm512_set1_epi32(x[r].add(4 * i).cast::<i32>().read_unaligned());
+                    sums[r] = _mm512_dpbusd_epi32(sums[r], codes[i], x);
+                }
+            }
+        }
+        sums
     }
 
     #[inline(always)]
