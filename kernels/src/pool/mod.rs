@@ -1,4 +1,4 @@
-//! Threads that share one piece of work at a time, handed out in small pieces by an atomic counter.
+//! Threads that share one piece of work at a time, handed out in small pieces by atomic counters.
 //!
 //! Invariant: when `run` returns or unwinds, no worker holds its closure any more.
 //!
@@ -7,6 +7,7 @@
 //! `SPIN` and then sleep, so an idle pool costs nothing.
 
 mod courtesy;
+mod stretches;
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -20,6 +21,7 @@ use std::{io, thread};
 use crate::isa::Isa;
 use crate::simd::Level;
 use courtesy::{Caller, Crowd, Worker};
+use stretches::Stretches;
 
 /// How long a worker looks for the next run before it sleeps, and a caller for its last piece. About the gap between
 /// two kernels of a step, which the engine fills with serial work.
@@ -51,8 +53,8 @@ pub struct Pool {
 
 struct Shared {
     state: AtomicU64,
-    /// The next piece that nobody has taken.
-    next: AtomicUsize,
+    /// The pieces that nobody has taken.
+    stretches: Stretches,
     job: UnsafeCell<Job>,
     sleeping: AtomicUsize,
     caller_sleeps: AtomicBool,
@@ -92,7 +94,7 @@ impl Pool {
     pub fn with_isa(threads: usize, isa: Isa) -> io::Result<Pool> {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            next: AtomicUsize::new(0),
+            stretches: Stretches::new(threads.clamp(1, WORKERS_MAX)),
             job: UnsafeCell::new(Job {
                 pieces: 0,
                 piece: None,
@@ -116,7 +118,7 @@ impl Pool {
             let shared = Arc::clone(&pool.shared);
             let worker = thread::Builder::new()
                 .name(format!("kernel-{index}"))
-                .spawn(move || shared.work())?;
+                .spawn(move || shared.work(index))?;
             pool.workers.push(worker);
         }
         Ok(pool)
@@ -155,7 +157,7 @@ impl Pool {
             pieces,
             piece: Some(piece),
         });
-        self.shared.take_pieces(pieces, f, &mut || true);
+        self.shared.take_pieces(0, pieces, f, &mut || true);
         caller.ends(&self.shared.crowd);
         self.shared.close();
         let panic = held(&self.shared.panic).take();
@@ -185,7 +187,7 @@ impl Shared {
         debug_assert_eq!(before & (OPEN | INSIDE), 0);
         // SAFETY: the run before was closed and everyone had left it, so nobody reads `job` until `state` says OPEN.
         unsafe { *self.job.get() = job };
-        self.next.store(0, Ordering::Relaxed);
+        self.stretches.deal(job.pieces);
         self.state
             .store(before.wrapping_add(NUMBER) | OPEN, Ordering::SeqCst);
         // Either this load sees a worker that is about to sleep, or that worker's last look at `state` sees the run.
@@ -215,16 +217,19 @@ impl Shared {
         self.caller_sleeps.store(false, Ordering::SeqCst);
     }
 
-    /// Takes pieces until none is left or `goes_on` says no. A panic ends the handing out and is kept for the caller.
-    fn take_pieces(&self, pieces: usize, f: &(dyn Fn(usize) + Sync), goes_on: &mut dyn FnMut() -> bool) {
+    /// Takes pieces for a thread until none is left or `goes_on` says no. A panic ends the handing out and is kept for the
+    /// caller.
+    fn take_pieces(
+        &self,
+        thread: usize,
+        pieces: usize,
+        f: &(dyn Fn(usize) + Sync),
+        goes_on: &mut dyn FnMut() -> bool,
+    ) {
         IN_PIECE.set(true);
         let result = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let index = self.next.fetch_add(1, Ordering::Relaxed);
-                if index >= pieces {
-                    break;
-                }
-                f(index);
+            while let Some(piece) = self.stretches.take(thread, pieces) {
+                f(piece);
                 if !goes_on() {
                     break;
                 }
@@ -232,13 +237,13 @@ impl Shared {
         }));
         IN_PIECE.set(false);
         if let Err(payload) = result {
-            self.next.store(pieces, Ordering::Relaxed);
+            self.stretches.clear(pieces);
             held(&self.panic).get_or_insert(payload);
         }
     }
 
     /// A worker's life.
-    fn work(&self) {
+    fn work(&self, thread: usize) {
         let mut seen = 0;
         let mut worker = Worker::new();
         while let Some(number) = self.await_run(seen) {
@@ -252,7 +257,7 @@ impl Shared {
             if let Some(piece) = job.piece {
                 // SAFETY: as above: the caller of `run` waits for us before the closure goes.
                 let piece = unsafe { &*piece };
-                self.take_pieces(job.pieces, piece, &mut || worker.goes_on(&self.crowd));
+                self.take_pieces(thread, job.pieces, piece, &mut || worker.goes_on(&self.crowd));
             }
             let left = self.state.fetch_sub(1, Ordering::SeqCst) - 1;
             if left & (OPEN | INSIDE) == 0 && self.caller_sleeps.load(Ordering::SeqCst) {
