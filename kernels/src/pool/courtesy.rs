@@ -41,19 +41,18 @@ const REST: Duration = Duration::from_micros(1200);
 const COURTEOUS_MIN: Duration = Duration::from_millis(500);
 const COURTEOUS_MAX: Duration = Duration::from_secs(8);
 
-/// Time between two looks at what the kernel counts, and what is worth noting of it.
+/// Time between two looks at what the kernel counts.
 const LOOK: Duration = Duration::from_millis(1);
-const NOTED: Duration = Duration::from_micros(500);
 
 /// Out of work for so long, a worker may have slept.
 const NAP: Duration = Duration::from_micros(100);
 
-/// What a worker may lose while it works for half to all of [`WINDOW`]: one slice, of 3 to 4 ms mostly. Another program that
-/// computes takes half of its time; those that only read and write take a few hundredths.
-const LOST: Duration = Duration::from_millis(6);
-
-/// Over how much work losses are counted; then both are halved, so that what is long past weighs little.
+/// Over how much time losses are judged; then they are halved, so that what is long past weighs little.
 const WINDOW: Duration = Duration::from_millis(100);
+
+/// What a worker may lose of its time, in percent. Another program that computes takes half; requests that come in and
+/// readers of answers take a few hundredths, in slices as long. Resting costs more than half of what a worker does.
+const WORKER_RESTS: u32 = 20;
 
 /// What the caller may lose of its time, in percent, before it looks for another core, and before it counts as crowded.
 const CALLER_MOVES: u32 = 10;
@@ -215,31 +214,28 @@ impl Worker {
     }
 
     fn notes(&mut self, times: &Times, now: Instant) {
-        self.worked += times.ran;
-        if times.waited > NOTED {
-            self.lost += times.waited;
+        if self.is_courteous(now) {
+            // It learns nothing now: a try will tell whether the other program is still there.
+            (self.worked, self.lost) = (Duration::ZERO, Duration::ZERO);
+            return;
         }
-        if self.lost > self.bearable(now) {
+        self.worked += times.ran;
+        self.lost += times.waited;
+        let both = self.worked + self.lost;
+        if both < WINDOW {
+            return;
+        }
+        if self.lost * 100 > both * WORKER_RESTS {
             (self.worked, self.lost) = (Duration::ZERO, Duration::ZERO);
             self.loses(now);
-        } else if self.worked > WINDOW {
+        } else {
             self.worked /= 2;
             self.lost /= 2;
         }
     }
 
-    /// What it may lose and think nothing of it: while it is courteous, nothing, or it is not courteous enough; while it
-    /// tries to do without, as good as nothing, since a try should be short where it fails; else [`LOST`].
-    fn bearable(&self, now: Instant) -> Duration {
-        match self.until {
-            Some(until) if now < until => Duration::ZERO,
-            Some(until) if now - until < self.courteous => 2 * NOTED,
-            _ => LOST,
-        }
-    }
-
     fn loses(&mut self, now: Instant) {
-        if let Some(until) = self.until.filter(|&until| until <= now) {
+        if let Some(until) = self.until {
             let failed = now - until < self.courteous;
             let doubled = (2 * self.courteous).min(COURTEOUS_MAX);
             self.courteous = if failed { doubled } else { COURTEOUS_MIN };
@@ -398,7 +394,7 @@ mod tests {
     fn a_worker_ignores_moments_and_rests_not_where_the_caller_has_no_core_either() {
         let crowd = Crowd::new();
         let mut worker = Worker::new();
-        let (now, rested) = works(&mut worker, &crowd, Instant::now(), 5000, NOTED);
+        let (now, rested) = works(&mut worker, &crowd, Instant::now(), 5000, MS / 2);
         assert_eq!(rested, Duration::ZERO);
         crowd.crowded.store(true, Ordering::Relaxed);
         let (_, rested) = works(&mut worker, &crowd, now, 5000, 2 * MS);
