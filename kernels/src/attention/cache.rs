@@ -3,6 +3,8 @@
 //! Invariant: both halves hold `blocks * kv_heads * KV_BLOCK` rows of `head_dim` values, zero until written; memory that was
 //! never written costs nothing.
 
+use std::ops::Range;
+
 use super::pages::Pages;
 use super::value::{Rows, Value};
 
@@ -85,6 +87,12 @@ impl<T: Value> Half<T> {
             .copy_within(from * scales..(from + rows) * scales, to * scales);
     }
 
+    fn back(&self, shape: Shape, rows: Range<usize>) {
+        let (dim, scales) = (shape.head_dim, T::scales(shape.head_dim));
+        self.values.back(rows.start * dim..rows.end * dim);
+        self.scales.back(rows.start * scales..rows.end * scales);
+    }
+
     /// Rows `row..row + rows`.
     #[inline(always)]
     pub(super) fn rows(&self, shape: Shape, row: usize, rows: usize) -> Rows<'_, T> {
@@ -127,6 +135,14 @@ impl Shape {
 }
 
 impl KvLayer {
+    /// Has the system back these blocks' memory, which else happens when they are first written.
+    pub fn back_blocks(&self, blocks: Range<usize>) {
+        let blocks = blocks.start.min(self.shape.blocks)..blocks.end.min(self.shape.blocks);
+        let per_block = self.shape.kv_heads * KV_BLOCK;
+        let rows = blocks.start * per_block..blocks.end * per_block;
+        with_store!(&self.store, halves => halves.iter().for_each(|half| half.back(self.shape, rows.clone())));
+    }
+
     /// An empty layer; `None` if the size overflows or the system has no such memory.
     pub fn new(format: KvFormat, blocks: usize, kv_heads: usize, head_dim: usize) -> Option<KvLayer> {
         let shape = Shape {

@@ -7,7 +7,7 @@
 //! a cache line, so that no vector lies across two.
 
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::{self, NonNull};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
@@ -86,6 +86,28 @@ impl<T: Zero> Pages<T> {
     }
 }
 
+impl<T> Pages<T> {
+    /// Has the system back values of this range now, and not when they are first written. They stay what they are. A system
+    /// that cannot do so yet leaves it for later.
+    pub(super) fn back(&self, range: Range<usize>) {
+        let range = range.start.min(self.len)..range.end.min(self.len);
+        if self.bytes == 0 || range.is_empty() {
+            return;
+        }
+        #[cfg(target_os = "linux")]
+        {
+            let first = self.first.as_ptr().wrapping_add(range.start);
+            let page_offset = first.addr() % rustix::param::page_size();
+            let bytes = range.len() * size_of::<T>() + page_offset;
+            let advice = rustix::mm::Advice::LinuxPopulateWrite;
+            // SAFETY: the range lies in our mapping, which begins at a page as it does; backing a page changes none of its
+            // contents.
+            let _ =
+                unsafe { rustix::mm::madvise(first.wrapping_byte_sub(page_offset).cast(), bytes, advice) };
+        }
+    }
+}
+
 /// Asks for huge pages. A system that has none says no, and nothing is lost.
 fn advise_huge(first: *mut std::ffi::c_void, bytes: usize) {
     #[cfg(target_os = "linux")]
@@ -138,6 +160,29 @@ mod tests {
             pages.fill(7);
             assert!(pages.iter().all(|&value| value == 7));
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pages_that_are_backed_keep_their_values() {
+        let resident = || {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+            pages * rustix::param::page_size()
+        };
+        let mut pages = Pages::<u16>::zeroed(32 << 20).unwrap();
+        pages[1234] = 7;
+        let before = resident();
+        pages.back(1000..usize::MAX);
+        let now = resident();
+        assert!(now >= before + (48 << 20), "{before} {now}");
+        assert!(
+            pages
+                .iter()
+                .enumerate()
+                .all(|(i, &value)| value == if i == 1234 { 7 } else { 0 })
+        );
+        Pages::<f32>::zeroed(0).unwrap().back(0..5);
     }
 
     #[test]

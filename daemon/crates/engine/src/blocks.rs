@@ -85,6 +85,8 @@ pub struct Blocks {
     /// `[blocks, KV_BLOCK]` tokens.
     tokens: Vec<u32>,
     free: Vec<u32>,
+    /// Blocks from here on were never handed out.
+    reached: usize,
     /// Full blocks by key.
     index: HashMap<u64, u32>,
     /// Blocks that nobody holds and whose content is kept.
@@ -102,6 +104,7 @@ impl Blocks {
             blocks: vec![Block::default(); blocks],
             tokens: vec![0; blocks * KV_BLOCK],
             free: (0..count).rev().collect(),
+            reached: 0,
             // Twice the room, so that coming and going never makes it grow.
             index: HashMap::with_capacity(blocks * 2),
             kept: 0,
@@ -127,6 +130,11 @@ impl Blocks {
         self.blocks.len()
     }
 
+    /// How many of the blocks, from the first on, were ever handed out. The others are free and come last.
+    pub fn reached(&self) -> usize {
+        self.reached
+    }
+
     /// Blocks that nobody holds and that hold no text.
     pub fn kept(&self) -> usize {
         self.kept
@@ -150,6 +158,7 @@ impl Blocks {
         for _ in 0..wanted {
             if let Some(block) = self.free.pop() {
                 self.blocks[block as usize].holders = 1;
+                self.reached = self.reached.max(block as usize + 1);
                 table.blocks.push(block);
             }
         }

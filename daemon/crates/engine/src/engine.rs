@@ -7,7 +7,7 @@ use crate::{EngineError, KvBlocks, Model, Request};
 use hyprstream_kernels::{KV_BLOCK, Pool, attend_scratch_bytes};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -388,7 +388,7 @@ impl Worker {
     fn take_commands(&mut self) -> bool {
         let idle = self.runtimes.iter().all(|r| r.runtime.is_empty());
         let first = if idle {
-            match self.inbox.recv() {
+            match self.idle() {
                 Ok(command) => Some(command),
                 Err(_) => return false,
             }
@@ -411,6 +411,17 @@ impl Worker {
             }
         }
         true
+    }
+
+    /// Waits for a command, after what else idle time is good for.
+    fn idle(&mut self) -> Result<Command, RecvError> {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(command) => return Ok(command),
+                Err(_) if !self.paused && self.runtimes.iter_mut().any(|r| r.runtime.make_ready()) => (),
+                Err(_) => return self.inbox.recv(),
+            }
+        }
     }
 
     fn obey(&mut self, command: Command) -> bool {

@@ -8,7 +8,14 @@ use hyprstream_model::Config;
 pub struct KvCache {
     pub(crate) layers: Vec<KvLayer>,
     blocks: Blocks,
+    /// Blocks that have memory behind them, and the layer whose next ones get theirs.
+    ready: usize,
+    next_layer: usize,
 }
+
+/// Blocks for which memory is made ready at once, and how many at least are ready beyond those that were ever used: in
+/// f16, the keys of as many blocks are a huge page or a few.
+const AHEAD: usize = 32;
 
 /// Blocks of caches, by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +38,8 @@ impl KvCache {
         Some(KvCache {
             layers,
             blocks: Blocks::new(count),
+            ready: 0,
+            next_layer: 0,
         })
     }
 
@@ -41,6 +50,22 @@ impl KvCache {
         layers.map_or(u64::MAX, |bytes| {
             Blocks::bytes(blocks).saturating_add(bytes as u64)
         })
+    }
+
+    /// Gets a little of the memory that sequences will write to next, for times when nothing is computed: a step that touches
+    /// it first waits until the system has cleared it. False when enough is ready.
+    pub fn make_ready(&mut self) -> bool {
+        let wanted = (self.blocks.reached() + AHEAD).min(self.blocks.count());
+        if self.ready >= wanted || self.layers.is_empty() {
+            return false;
+        }
+        self.layers[self.next_layer].back_blocks(self.ready..self.ready + AHEAD);
+        self.next_layer += 1;
+        if self.next_layer == self.layers.len() {
+            self.next_layer = 0;
+            self.ready += AHEAD;
+        }
+        true
     }
 
     /// Tokens that fit, all sequences together.

@@ -100,6 +100,11 @@ impl Runtime {
         self.runner.cache().usage()
     }
 
+    /// Gets a little of the memory that comes next; false when there is enough.
+    pub fn make_ready(&mut self) -> bool {
+        self.runner.cache().make_ready()
+    }
+
     pub fn running(&self) -> usize {
         self.running.len()
     }

@@ -25,6 +25,20 @@ fn check(blocks: &Blocks) {
 }
 
 #[test]
+fn blocks_that_were_used_come_before_those_that_never_were() {
+    let mut blocks = Blocks::new(64);
+    assert_eq!(blocks.reached(), 0);
+    let mut table = BlockTable::default();
+    for _ in 0..3 {
+        blocks.reserve(&mut table, 5 * KV_BLOCK).unwrap();
+        assert_eq!(blocks.reached(), 5);
+        blocks.release(&mut table);
+    }
+    blocks.reserve(&mut table, 9 * KV_BLOCK).unwrap();
+    assert_eq!(blocks.reached(), 9);
+}
+
+#[test]
 fn what_was_computed_is_found_to_the_token() {
     let mut blocks = Blocks::new(64);
     let long = text(1, 100);

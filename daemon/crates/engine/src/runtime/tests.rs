@@ -145,6 +145,33 @@ fn text(n: u32, len: u32) -> Vec<u32> {
     (0..len).map(|i| 3 + (n * 31 + i * i * 7) % 90).collect()
 }
 
+#[test]
+fn memory_is_made_ready_beyond_what_was_used_and_no_further() {
+    let mut runtime = runtime_of("archs/qwen3/hf", 100 * KV_BLOCK, None);
+    let layers = runtime.model().config().layers;
+    let made_ready = |runtime: &mut Runtime| {
+        std::iter::repeat_with(|| runtime.make_ready())
+            .take_while(|&did| did)
+            .count()
+    };
+    // 32 blocks before any is used.
+    assert_eq!(made_ready(&mut runtime), layers);
+    assert_eq!(made_ready(&mut runtime), 0);
+    let tokens = text(1, 70);
+    let first = ask(&mut runtime, 1, tokens.clone(), 5);
+    step_until_over(&mut runtime, &first);
+    // One block in 32 more than are ready brings as many.
+    assert_eq!(made_ready(&mut runtime), layers);
+    let again = ask(&mut runtime, 2, tokens, 5);
+    step_until_over(&mut runtime, &again);
+    assert_eq!(again.tokens(), first.tokens());
+    assert_eq!(made_ready(&mut runtime), 0, "64 blocks are ready, 38 wanted");
+    let long = ask(&mut runtime, 3, text(2, 90 * KV_BLOCK as u32), 1);
+    step_until_over(&mut runtime, &long);
+    assert_eq!(made_ready(&mut runtime), 2 * layers);
+    assert_eq!(made_ready(&mut runtime), 0, "there is no more");
+}
+
 /// A step with one part of a chunk at most, since parts are taken to be dear.
 fn step(runtime: &mut Runtime) {
     for lane in Lane::READING {
