@@ -66,7 +66,7 @@ impl Unit for Group {
         Group {
             scale,
             scaled_sum: scale * sum,
-            minus_sum: -(sum as i32),
+            minus_sum: -whole(sum),
         }
     }
 
@@ -127,6 +127,7 @@ impl Unit for Super {
             scale,
             ..Super::default()
         };
+        let sums = sums.map(whole);
         for (pair, of) in unit.sums_16.iter_mut().zip(sums.as_chunks::<2>().0) {
             *pair = words(of[0], of[1]);
         }
@@ -157,8 +158,16 @@ impl Unit for Super {
 
 /// Two sums, which are below 2^15, as words.
 #[inline(always)]
-fn words(low: f32, high: f32) -> i32 {
-    (low as i32) & 0xffff | (high as i32) << 16
+fn words(low: i32, high: i32) -> i32 {
+    low & 0xffff | high << 16
+}
+
+/// A float that is a whole number below 2^22, by its lowest bits: many at once, unlike a cast, which looks at each. Anything for
+/// what is no such number.
+#[inline(always)]
+fn whole(v: f32) -> i32 {
+    const ONES: f32 = (1 << 23) as f32 * 1.5;
+    (v + ONES).to_bits().wrapping_sub(ONES.to_bits()).cast_signed()
 }
 
 /// Columns whose sum `round` gives.
@@ -175,9 +184,10 @@ fn round<S: Simd>(s: S, v: &[f32], q: &mut [i8], sums: &mut [f32]) -> f32 {
         poison = s.fma(v, zero, poison);
     }
     let scale = s.highest(highest) / 127.0;
-    for (at, sums) in (0..v.len()).step_by(2 * SUMMED).zip(sums.chunks_exact_mut(2)) {
+    let step = v.len().min(4 * S::LANES);
+    for (at, sums) in (0..v.len()).step_by(step).zip(sums.chunks_mut(step / SUMMED)) {
         let mut vectors = [zero; 4];
-        for (index, lane) in (at..at + 2 * SUMMED).step_by(S::LANES).enumerate() {
+        for (index, lane) in (at..at + step).step_by(S::LANES).enumerate() {
             let v = if scale > 0.0 {
                 s.div(s.load(&v[lane..]), s.splat(scale))
             } else {
@@ -190,9 +200,9 @@ fn round<S: Simd>(s: S, v: &[f32], q: &mut [i8], sums: &mut [f32]) -> f32 {
         }
         // Small whole numbers: exact in any order.
         let of_vectors = s.sum4(vectors);
-        let half = SUMMED / S::LANES;
-        sums[0] = of_vectors[..half].iter().sum();
-        sums[1] = of_vectors[half..2 * half].iter().sum();
+        for (sum, of) in sums.iter_mut().zip(of_vectors.chunks(SUMMED / S::LANES)) {
+            *sum = of.iter().sum();
+        }
     }
     scale + s.sum(poison)
 }
