@@ -273,10 +273,10 @@ unsafe fn dots<T: Int8, K: Kind, const N: usize, const R: usize>(
     // SAFETY: as the caller says. Codes have at most so many bits, by the layout.
     unsafe {
         match K::LAYOUT.bits() {
-            0..=4 => t.rows_of_dots::<4, N, R>(starts, codes, x),
-            5 => t.rows_of_dots::<5, N, R>(starts, codes, x),
-            6 => t.rows_of_dots::<6, N, R>(starts, codes, x),
-            _ => t.rows_of_dots::<8, N, R>(starts, codes, x),
+            0..=4 => t.dots::<4, N, R>(starts, codes, x),
+            5 => t.dots::<5, N, R>(starts, codes, x),
+            6 => t.dots::<6, N, R>(starts, codes, x),
+            _ => t.dots::<8, N, R>(starts, codes, x),
         }
     }
 }

@@ -81,29 +81,36 @@ impl Int8 for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dots<const BITS: u32, const N: usize>(self, mut sum: I, codes: &[I; N], x: *const i8) -> I {
-        // SAFETY: the token proves the instructions; the caller, that x is readable.
+    unsafe fn dots<const BITS: u32, const N: usize, const R: usize>(
+        self,
+        mut sums: [I; R],
+        codes: &[I; N],
+        x: [*const i8; R],
+    ) -> [I; R] {
+        // SAFETY: the token proves the instructions; the caller, that all x are readable.
         unsafe {
-            let mut words = _mm256_setzero_si256();
-            for i in 0..N {
-                let x = _mm256_set1_epi32(x.add(4 * i).cast::<i32>().read_unaligned());
-                let products = if BITS == 8 {
-                    // One factor is unsigned: the code's magnitude, whose sign goes to x.
-                    let centred = _mm256_xor_si256(codes[i], _mm256_set1_epi8(-128));
-                    _mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(x, centred))
-                } else {
-                    _mm256_maddubs_epi16(codes[i], x)
-                };
-                words = if i % fours_in_16_bits(BITS) == 0 {
-                    products
-                } else {
-                    _mm256_add_epi16(words, products)
-                };
-                if (i + 1) % fours_in_16_bits(BITS) == 0 || i + 1 == N {
-                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+            for r in 0..R {
+                let mut words = _mm256_setzero_si256();
+                for i in 0..N {
+                    let x = _mm256_set1_epi32(x[r].add(4 * i).cast::<i32>().read_unaligned());
+                    let products = if BITS == 8 {
+                        // One factor is unsigned: the code's magnitude, whose sign goes to x.
+                        let centred = _mm256_xor_si256(codes[i], _mm256_set1_epi8(-128));
+                        _mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(x, centred))
+                    } else {
+                        _mm256_maddubs_epi16(codes[i], x)
+                    };
+                    words = if i % fours_in_16_bits(BITS) == 0 {
+                        products
+                    } else {
+                        _mm256_add_epi16(words, products)
+                    };
+                    if (i + 1) % fours_in_16_bits(BITS) == 0 || i + 1 == N {
+                        sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+                    }
                 }
             }
-            sum
+            sums
         }
     }
 

@@ -80,31 +80,38 @@ impl Int8 for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn dots<const BITS: u32, const N: usize>(self, mut sum: I, codes: &[I; N], x: *const i8) -> I {
-        // SAFETY: the token proves the instructions; the caller, that x is readable.
+    unsafe fn dots<const BITS: u32, const N: usize, const R: usize>(
+        self,
+        mut sums: [I; R],
+        codes: &[I; N],
+        x: [*const i8; R],
+    ) -> [I; R] {
+        // SAFETY: the token proves the instructions; the caller, that all x are readable.
         unsafe {
-            let mut words = _mm512_setzero_si512();
-            for i in 0..N {
-                let x = _mm512_set1_epi32(x.add(4 * i).cast::<i32>().read_unaligned());
-                let products = if BITS == 8 {
-                    // One factor is unsigned: the code's magnitude, whose sign goes to x.
-                    let centred = _mm512_xor_si512(codes[i], _mm512_set1_epi8(-128));
-                    let signed =
-                        _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(centred), _mm512_setzero_si512(), x);
-                    _mm512_maddubs_epi16(_mm512_abs_epi8(centred), signed)
-                } else {
-                    _mm512_maddubs_epi16(codes[i], x)
-                };
-                words = if i % fours_in_16_bits(BITS) == 0 {
-                    products
-                } else {
-                    _mm512_add_epi16(words, products)
-                };
-                if (i + 1) % fours_in_16_bits(BITS) == 0 || i + 1 == N {
-                    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(words, _mm512_set1_epi16(1)));
+            for r in 0..R {
+                let mut words = _mm512_setzero_si512();
+                for i in 0..N {
+                    let x = _mm512_set1_epi32(x[r].add(4 * i).cast::<i32>().read_unaligned());
+                    let products = if BITS == 8 {
+                        // One factor is unsigned: the code's magnitude, whose sign goes to x.
+                        let centred = _mm512_xor_si512(codes[i], _mm512_set1_epi8(-128));
+                        let signed =
+                            _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(centred), _mm512_setzero_si512(), x);
+                        _mm512_maddubs_epi16(_mm512_abs_epi8(centred), signed)
+                    } else {
+                        _mm512_maddubs_epi16(codes[i], x)
+                    };
+                    words = if i % fours_in_16_bits(BITS) == 0 {
+                        products
+                    } else {
+                        _mm512_add_epi16(words, products)
+                    };
+                    if (i + 1) % fours_in_16_bits(BITS) == 0 || i + 1 == N {
+                        sums[r] = _mm512_add_epi32(sums[r], _mm512_madd_epi16(words, _mm512_set1_epi16(1)));
+                    }
                 }
             }
-            sum
+            sums
         }
     }
 

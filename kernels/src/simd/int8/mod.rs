@@ -46,35 +46,17 @@ pub(crate) trait Int8: Copy + Send + Sync {
     /// Entries of the table at these indexes, which are below 16.
     fn lookup(self, table: &[u8; 16], index: Self::Codes) -> Self::Codes;
 
-    /// `sum + codes[0] . x[0..4] + codes[1] . x[4..8] + ..`, where codes have at most `BITS` bits, and x is nowhere -128.
-    /// With `CENTRED` and 8 bits, codes count as 128 less.
+    /// Of each row `sum + codes[0] . x[0..4] + codes[1] . x[4..8] + ..`, where codes have at most `BITS` bits, and x is nowhere
+    /// -128. With `CENTRED` and 8 bits, codes count as 128 less.
     ///
     /// # Safety
-    /// `x` is readable for `4 * N` values. Any alignment.
-    unsafe fn dots<const BITS: u32, const N: usize>(
+    /// Each of `x` is readable for `4 * N` values. Any alignment.
+    unsafe fn dots<const BITS: u32, const N: usize, const R: usize>(
         self,
-        sum: I32<Self>,
-        codes: &[Self::Codes; N],
-        x: *const i8,
-    ) -> I32<Self>;
-
-    /// `dots` of several rows with the same codes. They do not wait for one another.
-    ///
-    /// # Safety
-    /// As `dots`, for each of `x`.
-    #[inline(always)]
-    unsafe fn rows_of_dots<const BITS: u32, const N: usize, const R: usize>(
-        self,
-        mut sums: [I32<Self>; R],
+        sums: [I32<Self>; R],
         codes: &[Self::Codes; N],
         x: [*const i8; R],
-    ) -> [I32<Self>; R] {
-        for r in 0..R {
-            // SAFETY: as the caller says.
-            sums[r] = unsafe { self.dots::<BITS, N>(sums[r], codes, x[r]) };
-        }
-        sums
-    }
+    ) -> [I32<Self>; R];
 
     /// The lower 32 bits of products.
     fn mul_i32(self, a: I32<Self>, b: I32<Self>) -> I32<Self>;

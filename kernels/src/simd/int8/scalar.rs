@@ -81,18 +81,20 @@ impl Int8 for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn dots<const BITS: u32, const N: usize>(
+    unsafe fn dots<const BITS: u32, const N: usize, const R: usize>(
         self,
-        mut sum: I32<Self>,
+        mut sums: [I32<Self>; R],
         codes: &[Self::Codes; N],
-        x: *const i8,
-    ) -> I32<Self> {
-        for (i, codes) in codes.iter().enumerate() {
-            // SAFETY: the caller says that `4 * N` values are readable.
-            let x = unsafe { x.add(4 * i).cast::<[i8; 4]>().read_unaligned() };
-            dot(&mut sum, codes, x);
+        x: [*const i8; R],
+    ) -> [I32<Self>; R] {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            for (i, codes) in codes.iter().enumerate() {
+                // SAFETY: the caller says that `4 * N` values are readable.
+                let x = unsafe { x.add(4 * i).cast::<[i8; 4]>().read_unaligned() };
+                dot(sum, codes, x);
+            }
         }
-        sum
+        sums
     }
 
     #[inline(always)]

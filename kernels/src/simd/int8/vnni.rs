@@ -87,19 +87,7 @@ impl Int8 for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn dots<const BITS: u32, const N: usize>(self, mut sum: I, codes: &[I; N], x: *const i8) -> I {
-        // SAFETY: the token proves the instruction; the caller, that x is readable.
-        unsafe {
-            for (i, codes) in codes.iter().enumerate() {
-                let x = _mm512_set1_epi32(x.add(4 * i).cast::<i32>().read_unaligned());
-                sum = _mm512_dpbusd_epi32(sum, *codes, x);
-            }
-        }
-        sum
-    }
-
-    #[inline(always)]
-    unsafe fn rows_of_dots<const BITS: u32, const N: usize, const R: usize>(
+    unsafe fn dots<const BITS: u32, const N: usize, const R: usize>(
         self,
         mut sums: [I; R],
         codes: &[I; N],
@@ -107,6 +95,7 @@ impl Int8 for Vnni {
     ) -> [I; R] {
         // SAFETY: the token proves the instruction; the caller, that all x are readable.
         unsafe {
+            // Rows take turns, so that none waits for its own last sum.
             for i in 0..N {
                 for r in 0..R {
                     let x = _mm512_set1_epi32(x[r].add(4 * i).cast::<i32>().read_unaligned());
