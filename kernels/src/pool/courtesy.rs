@@ -222,7 +222,9 @@ impl Worker {
         self.worked += times.ran;
         self.lost += times.waited;
         let both = self.worked + self.lost;
-        if both < WINDOW {
+        // A try should be short where it fails.
+        let tries = self.until.is_some_and(|until| now - until < WINDOW);
+        if both < if tries { WINDOW / 3 } else { WINDOW } {
             return;
         }
         if self.lost * 100 > both * WORKER_RESTS {
