@@ -184,6 +184,7 @@ fn decode(runner: &Runner<'_>, streams: u32) -> Result<(Value, Value), Failure> 
     let speed = runner.decode(streams)?.map_err(|apart| match apart {
         Apart::Waited => "they never ran all at once: the daemon let some wait (sequences_max, kv_tokens, or others' requests)",
         Apart::Ended => "they never ran all at once: the first ended before the last began",
+        Apart::Short => "it was over too soon to be timed",
     });
     let seconds = start.elapsed().as_secs_f64();
     let joules = before.and_then(|before| Some(Meter::read()?.since(&before)));

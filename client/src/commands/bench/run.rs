@@ -6,12 +6,15 @@ use crate::http::{CallError, Client};
 use hyprstream_protocol::{Event, GenerateRequest, Priority, Prompt, Sampling, Timings};
 use std::cell::Cell;
 use std::thread;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Tokens of each answer of which the speed is taken.
 pub const ANSWER_TOKENS: u32 = 32;
 /// Tokens of the prompts of those answers.
 pub const PROMPT_TOKENS: u32 = 16;
+
+/// Least time of which a speed is taken: tokens that are read together seem to have come at once, milliseconds after the first.
+const LEAST: Duration = Duration::from_millis(20);
 
 /// Makes measurements of one model.
 pub struct Runner<'a> {
@@ -38,13 +41,13 @@ impl Runner<'_> {
         }
     }
 
-    /// Tokens a second of so many streams together, or why they never ran all at once.
+    /// Tokens a second of so many streams together, or why there is no such speed.
     pub fn decode(&self, streams: u32) -> Result<Result<f64, Apart>, Failure> {
         let mut found = Err(Apart::Ended);
         for longer in [1, 2, 4] {
             found = self.decode_tokens(streams, longer * self.answer_tokens)?;
             // Prompts are read between the tokens of those that answer already, who may be done before the last one is read.
-            if found != Err(Apart::Ended) {
+            if !matches!(found, Err(Apart::Ended | Apart::Short)) {
                 break;
             }
         }
@@ -87,13 +90,15 @@ impl Runner<'_> {
     }
 }
 
-/// Why streams never ran all at once.
+/// Why no time could be taken in which all streams ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Apart {
     /// Some waited for their turn.
     Waited,
     /// The first one ended before the last one began.
     Ended,
+    /// They all ran, for less than [`LEAST`].
+    Short,
 }
 
 /// An answer as it came.
@@ -107,27 +112,31 @@ struct Answer {
 
 /// Tokens a second of all streams, between the moment when the last of them has begun and that when the first one ends.
 fn speed(answers: &[Answer]) -> Result<f64, Apart> {
-    together(answers).ok_or_else(|| {
+    together(answers).unwrap_or_else(|| {
         // What waited for a turn waited for another answer's end: longer than its own prompt takes.
         let waited = |answer: &Answer| answer.timings.queue_ms > answer.timings.prefill_ms;
-        match answers.iter().any(waited) {
+        Err(match answers.iter().any(waited) {
             true => Apart::Waited,
             false => Apart::Ended,
-        }
+        })
     })
 }
 
-fn together(answers: &[Answer]) -> Option<f64> {
+/// `None` if they did not all run at once.
+fn together(answers: &[Answer]) -> Option<Result<f64, Apart>> {
     // A stream's first token belongs to its prompt.
     let begin = answers.iter().map(|answer| answer.stamps.first()).max()??;
     let end = answers.iter().map(|answer| answer.stamps.last()).min()??;
-    let seconds = end.checked_duration_since(*begin)?.as_secs_f64();
+    let time = end.checked_duration_since(*begin)?;
     let tokens = answers
         .iter()
         .flat_map(|answer| &answer.stamps)
         .filter(|stamp| *stamp > begin && *stamp <= end)
         .count();
-    (seconds > 0.0 && tokens > 0).then(|| tokens as f64 / seconds)
+    (tokens > 0).then(|| match time < LEAST {
+        true => Err(Apart::Short),
+        false => Ok(tokens as f64 / time.as_secs_f64()),
+    })
 }
 
 fn answer(client: Client, request: &GenerateRequest) -> Result<Answer, CallError> {
@@ -209,7 +218,6 @@ impl Prompts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn only_the_time_when_all_run_counts() {
@@ -232,6 +240,7 @@ mod tests {
         assert_eq!(speed(&apart), Err(Apart::Waited));
         assert_eq!(speed(&[at(&[0, 100]), Answer::default()]), Err(Apart::Ended));
         assert_eq!(speed(&[at(&[5])]), Err(Apart::Ended));
+        assert_eq!(speed(&[at(&[5, 8, 8, 8])]), Err(Apart::Short));
     }
 
     #[test]
