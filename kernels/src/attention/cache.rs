@@ -135,9 +135,8 @@ impl Shape {
 }
 
 impl KvLayer {
-    /// Has the system back these blocks' memory, which else happens when they are first written.
+    /// Has the system back these blocks' memory, as far as there are such, which else happens when they are first written.
     pub fn back_blocks(&self, blocks: Range<usize>) {
-        let blocks = blocks.start.min(self.shape.blocks)..blocks.end.min(self.shape.blocks);
         let per_block = self.shape.kv_heads * KV_BLOCK;
         let rows = blocks.start * per_block..blocks.end * per_block;
         with_store!(&self.store, halves => halves.iter().for_each(|half| half.back(self.shape, rows.clone())));

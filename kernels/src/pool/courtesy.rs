@@ -216,7 +216,6 @@ impl Worker {
     fn notes(&mut self, times: &Times, now: Instant) {
         if self.is_courteous(now) {
             // It learns nothing now: a try will tell whether the other program is still there.
-            (self.worked, self.lost) = (Duration::ZERO, Duration::ZERO);
             return;
         }
         self.worked += times.ran;

@@ -72,15 +72,12 @@ unsafe fn add_group<T: Int8, K: Kind, const R: usize>(
 ) {
     let s = t.floats();
     let zero = s.splat_i32(0);
+    let col = at.0 * SUPER + at.1 * GROUP;
     // SAFETY: the caller's promises are those of each call below.
     unsafe {
         if K::LAYOUT.group == GROUP {
             let scale = scale::<T, K>(t, scales, half, at.1);
-            let mut q = [std::ptr::null(); R];
-            for r in 0..R {
-                q[r] = x.unit(r, at.0).0.add(at.1 * GROUP);
-            }
-            let dots = dots::<T, K, FOURS, R>(t, [zero; R], codes, q);
+            let dots = dots::<T, K, FOURS, R>(t, [zero; R], codes, x.values(col));
             for r in 0..R {
                 sums[r] = s.add_i32(sums[r], t.mul_i32(dots[r], scale));
             }
@@ -89,11 +86,7 @@ unsafe fn add_group<T: Int8, K: Kind, const R: usize>(
         for i in 0..2 {
             let scale = scale::<T, K>(t, scales, half, 2 * at.1 + i);
             let codes = [codes[4 * i], codes[4 * i + 1], codes[4 * i + 2], codes[4 * i + 3]];
-            let mut q = [std::ptr::null(); R];
-            for r in 0..R {
-                q[r] = x.unit(r, at.0).0.add(at.1 * GROUP + i * GROUP / 2);
-            }
-            let dots = dots::<T, K, 4, R>(t, [zero; R], &codes, q);
+            let dots = dots::<T, K, 4, R>(t, [zero; R], &codes, x.values(col + i * GROUP / 2));
             for r in 0..R {
                 sums[r] = s.add_i32(sums[r], t.mul_i32(dots[r], scale));
             }
@@ -131,7 +124,7 @@ unsafe fn add_block<T: Int8, K: Kind, const R: usize>(
         }
         let (d, minus_dmin) = head::<T, K>(t, scales, half);
         for r in 0..R {
-            let unit = x.unit(r, block).1;
+            let unit = x.unit(r, block);
             let mut low = s.splat_i32(0);
             if layout.mins || keeps_offset::<T, K>() {
                 for pair in 0..pairs {

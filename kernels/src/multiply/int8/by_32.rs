@@ -38,14 +38,13 @@ impl Sums for Group {
                     let codes = codes::<T, K>(t, at);
                     let scales = strips[p].scales.add(group * K::LAYOUT.block_scales());
                     let (scale, min) = scale_and_min::<T, K>(t, scales, half, 0, (zero, zero));
-                    let (mut q, mut starts) = ([std::ptr::null(); R], [s.splat_i32(0); R]);
+                    let mut starts = [s.splat_i32(0); R];
                     for r in 0..R {
-                        let (values, g) = x.unit(r, group);
-                        (q[r], starts[r]) = (values, start::<T, K>(t, g.minus_sum));
+                        starts[r] = start::<T, K>(t, x.unit(r, group).minus_sum);
                     }
-                    let dots = dots::<T, K, FOURS, R>(t, starts, &codes, q);
+                    let dots = dots::<T, K, FOURS, R>(t, starts, &codes, x.values(group * GROUP));
                     for r in 0..R {
-                        let g = x.unit(r, group).1;
+                        let g = x.unit(r, group);
                         acc[p][r] = s.fma(s.to_f32(dots[r]), s.mul(scale, s.splat(g.scale)), acc[p][r]);
                         if K::LAYOUT.mins {
                             acc[p][r] = s.fma(min, s.splat(g.scaled_sum), acc[p][r]);

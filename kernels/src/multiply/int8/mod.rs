@@ -222,19 +222,28 @@ impl<U: Unit> Activations<U> {
         }
     }
 
-    /// Unit `unit` of row `row`, and its values.
+    /// Unit `unit` of row `row`.
     ///
     /// # Safety
     /// There is such a row and unit.
     #[inline(always)]
-    unsafe fn unit<'a>(self, row: usize, unit: usize) -> (*const i8, &'a U) {
+    unsafe fn unit<'a>(self, row: usize, unit: usize) -> &'a U {
         // SAFETY: as the caller says.
-        unsafe {
-            (
-                self.int8.add(row * self.cols + unit * U::COLS),
-                &*self.units.add(row * (self.cols / U::COLS) + unit),
-            )
+        unsafe { &*self.units.add(row * (self.cols / U::COLS) + unit) }
+    }
+
+    /// The values of the first `R` rows from column `col` on.
+    ///
+    /// # Safety
+    /// There are so many rows and columns.
+    #[inline(always)]
+    unsafe fn values<const R: usize>(self, col: usize) -> [*const i8; R] {
+        let mut values = [self.int8; R];
+        for r in 0..R {
+            // SAFETY: as the caller says.
+            values[r] = unsafe { self.int8.add(r * self.cols + col) };
         }
+        values
     }
 }
 
