@@ -4,10 +4,10 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Another file of the same folder may be given up, and the folder with it, just before this one is in it; so often.
-const LOST_MAX: usize = 8;
+/// Held while folders are made and a file is put into them, and while folders go: none goes in between.
+static FOLDERS: Mutex<()> = Mutex::new(());
 
 /// A file under way.
 pub struct Part {
@@ -29,18 +29,19 @@ pub struct Undo(Arc<Place>);
 impl Part {
     /// A new file, in folders that are made where they are not there; those outside of `root` are there to stay.
     pub fn create(path: PathBuf, root: &Path) -> io::Result<Part> {
-        let mut lost = 0;
         loop {
-            let folders = Folders::make(path.parent().unwrap_or(root), root)?;
-            let mut options = OpenOptions::new();
-            let opened = options.write(true).create_new(true).mode(0o644).open(&path);
-            let file = match opened {
-                Err(error) if error.kind() == ErrorKind::NotFound && lost < LOST_MAX => {
-                    lost += 1;
-                    continue;
-                }
-                opened => opened?,
+            let mut folders = Folders(Vec::new());
+            let opened = {
+                let _turn = turn();
+                folders.make(path.parent().unwrap_or(root), root).and_then(|()| {
+                    OpenOptions::new()
+                        .write(true)
+                        .create_new(true)
+                        .mode(0o644)
+                        .open(&path)
+                })
             };
+            let file = opened?;
             // Where a file system has no locks, nothing is swept either.
             let _ = file.lock();
             // Who sweeps may have come in before the lock.
@@ -85,29 +86,33 @@ impl Drop for Part {
     }
 }
 
+/// Until it goes, folders are made or removed by its holder alone.
+fn turn() -> MutexGuard<'static, ()> {
+    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Folders {
-    fn make(folder: &Path, root: &Path) -> io::Result<Folders> {
+    /// Makes what lacks of `folder` below `root`.
+    fn make(&mut self, folder: &Path, root: &Path) -> io::Result<()> {
         let mut builder = DirBuilder::new();
         builder.mode(0o755).recursive(true).create(root)?;
         builder.recursive(false);
-        let mut made = Folders(Vec::new());
         let mut at = root.to_owned();
         for part in folder.strip_prefix(root).unwrap_or(Path::new("")) {
             at.push(part);
             match builder.create(&at) {
-                Ok(()) => made.0.push(at.clone()),
+                Ok(()) => self.0.push(at.clone()),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && at.is_dir() => {}
-                // Gone again since it was made or found: whoever opens the file finds out.
-                Err(error) if error.kind() == ErrorKind::NotFound => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(made)
+        Ok(())
     }
 }
 
 impl Drop for Folders {
     fn drop(&mut self) {
+        let _turn = turn();
         for folder in self.0.iter().rev() {
             // It holds the model, or something of somebody else's.
             if fs::remove_dir(folder).is_err() {
@@ -144,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_goes_under_it_is_made_again() {
+    fn a_folder_goes_with_its_last_file_and_under_none() {
         let root = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
             for name in ["x", "y"] {
