@@ -59,6 +59,7 @@ fn filled(pool: &Pool, format: KvFormat, blocks: usize) -> Option<KvLayer> {
 fn kind(pool: &Pool, prefill: bool) -> Kind {
     match pool.isa() {
         Isa::Amx if prefill => Kind::Bf16Tiles,
+        _ if prefill => Kind::Int16,
         _ => Kind::F32,
     }
 }

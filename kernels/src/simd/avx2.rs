@@ -236,6 +236,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_castsi256_ps(v) }
     }
     #[inline(always)]
+    fn bits_of(self, v: F) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm256_castps_si256(v) }
+    }
+    #[inline(always)]
     fn f32s(self, from: &[u8]) -> F {
         assert!(from.len() >= 4 * LANES);
         // SAFETY: the token proves the instruction; the length was checked.

@@ -310,6 +310,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_castsi512_ps(v) }
     }
     #[inline(always)]
+    fn bits_of(self, v: F) -> I {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_castps_si512(v) }
+    }
+    #[inline(always)]
     fn f32s(self, from: &[u8]) -> F {
         assert!(from.len() >= 4 * LANES);
         // SAFETY: the token proves the instruction; the length was checked.

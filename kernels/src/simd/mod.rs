@@ -112,6 +112,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn to_i32(self, v: Self::F32) -> Self::I32;
     /// The floats with these bits.
     fn float_of(self, v: Self::I32) -> Self::F32;
+    /// The bits of floats.
+    fn bits_of(self, v: Self::F32) -> Self::I32;
     /// `LANES` f32 in bytes of any alignment.
     fn f32s(self, from: &[u8]) -> Self::F32;
     /// `LANES` f16 in bytes of any alignment.

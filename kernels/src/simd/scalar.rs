@@ -167,6 +167,10 @@ impl Simd for Scalar {
         lanes(|i| f32::from_bits(v[i] as u32))
     }
     #[inline(always)]
+    fn bits_of(self, v: F) -> I {
+        lanes(|i| v[i].to_bits() as i32)
+    }
+    #[inline(always)]
     fn f32s(self, from: &[u8]) -> F {
         let from = &from[..4 * LANES];
         lanes(|i| f32::from_le_bytes([from[4 * i], from[4 * i + 1], from[4 * i + 2], from[4 * i + 3]]))

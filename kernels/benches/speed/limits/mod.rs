@@ -41,17 +41,25 @@ pub fn best(rounds: usize, mut f: impl FnMut()) -> f64 {
 pub enum Kind {
     F32,
     Int8,
+    Int16,
     Bf16Tiles,
     Int8Tiles,
 }
 
 impl Kind {
-    const ALL: [Kind; 4] = [Kind::F32, Kind::Int8, Kind::Bf16Tiles, Kind::Int8Tiles];
+    const ALL: [Kind; 5] = [
+        Kind::F32,
+        Kind::Int8,
+        Kind::Int16,
+        Kind::Bf16Tiles,
+        Kind::Int8Tiles,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Kind::F32 => "f32 vectors",
             Kind::Int8 => "int8 vectors",
+            Kind::Int16 => "int16 vectors",
             Kind::Bf16Tiles => "bf16 tiles",
             Kind::Int8Tiles => "int8 tiles",
         }

@@ -20,6 +20,9 @@ pub(super) fn multiply(isa: Isa, kind: Kind) -> usize {
             (Kind::Int8, Isa::Avx2) => vectors::maddubs_256(),
             (Kind::Int8, Isa::Avx512) => vectors::maddubs_512(),
             (Kind::Int8, _) => vectors::dpbusd(),
+            (Kind::Int16, Isa::Avx2) => vectors::madd_256(),
+            (Kind::Int16, Isa::Avx512) => vectors::madd_512(),
+            (Kind::Int16, _) => vectors::dpwssd(),
             (Kind::Bf16Tiles, Isa::Amx) => tiles::dpbf16ps(),
             (Kind::Int8Tiles, Isa::Amx) => tiles::dpbssd(),
             (Kind::Bf16Tiles | Kind::Int8Tiles, _) => 0,
@@ -68,6 +71,15 @@ mod vectors {
     });
     peak!(dpbusd "avx512vnni,avx512f" 128, _mm512_setzero_si512(), |sum, a| {
         _mm512_dpbusd_epi32(sum, a, a)
+    });
+    peak!(madd_256 "avx2" 32, _mm256_setzero_si256(), |sum, a| {
+        _mm256_add_epi32(sum, _mm256_madd_epi16(a, sum))
+    });
+    peak!(madd_512 "avx512bw" 64, _mm512_setzero_si512(), |sum, a| {
+        _mm512_add_epi32(sum, _mm512_madd_epi16(a, sum))
+    });
+    peak!(dpwssd "avx512vnni,avx512f" 64, _mm512_setzero_si512(), |sum, a| {
+        _mm512_dpwssd_epi32(sum, a, a)
     });
 }
 

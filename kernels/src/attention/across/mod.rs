@@ -1,9 +1,13 @@
 //! Attention of prompts by vectors whose lanes are query rows.
 //!
-//! Invariant: a row's result depends on its own query and span alone, whichever rows share its vectors. Sums over a head
-//! and over positions are in f32, in order, so that no vector is ever added up across its lanes.
+//! Invariant: a row's result depends on its own query and span alone, whichever rows share its vectors. No vector is ever
+//! added up across its lanes.
 //!
-//! A block of keys and values becomes f32 once for all rows of a piece; each of its numbers then meets two vectors of rows.
+//! A block of keys and values is converted once for all rows of a piece; each of its numbers then meets two vectors of
+//! rows. An f32 cache is there for exact results, and meets floats; others meet words of 16 bits.
+
+mod floats;
+mod words;
 
 use std::cell::RefCell;
 
@@ -12,7 +16,10 @@ use super::ahead::Ahead;
 use super::attend::Call;
 use super::cache::{Half, KV_BLOCK};
 use super::value::{Rows, Value};
+use crate::simd::int8::{Int8, Int8Kernel};
 use crate::simd::{Kernel, LANES_MAX, Level, Simd, exp};
+use floats::Floats;
+use words::Words;
 
 /// Query rows of a piece at most.
 const ROWS_MAX: usize = 128;
@@ -25,6 +32,9 @@ const QUERY_VALUES: usize = ROWS_MAX * 128;
 
 /// Vectors of rows that meet a key or a value at once.
 const VECTORS: usize = 2;
+
+/// Lanes of the narrowest vectors.
+const LANES_MIN: usize = 8;
 
 /// Less than any score, and still a number.
 const LOWEST: f32 = -1e38;
@@ -86,7 +96,7 @@ impl Across {
         let token = piece / call.shape.kv_heads * self.tokens;
         SCRATCH.with_borrow_mut(|lines| {
             lines.resize(LINES, Line([0.0; 16]));
-            level.run(Piece {
+            let piece = Piece {
                 call,
                 cache,
                 span,
@@ -94,7 +104,12 @@ impl Across {
                 token,
                 rows: self.tokens.min(span.tokens - token) * call.group(),
                 lines,
-            });
+            };
+            if T::WIDE {
+                level.run_int8(InWords(piece));
+            } else {
+                level.run(piece);
+            }
         });
     }
 }
@@ -110,6 +125,58 @@ struct Piece<'a, T> {
     lines: &'a mut [Line],
 }
 
+/// A piece whose scores and weighted values are sums of words.
+struct InWords<'a, T>(Piece<'a, T>);
+
+/// In what numbers scores and weighted values are computed. Buffers are of floats or of other numbers of 32 bits.
+trait Means<S: Simd>: Copy {
+    /// Vectors of a group's queries, at least `dim`.
+    fn query_rows(dim: usize) -> usize;
+    /// Turns queries, `[dim][lanes]`, into what `scores` reads, and returns each row's scale; `scale` is that of scores.
+    fn queries(self, s: S, q: &mut [f32], dim: usize, scale: f32) -> [[f32; LANES_MAX]; VECTORS];
+    /// The first rows of a block as `scores` reads them, and their scales.
+    fn keys<T: Value>(self, s: S, rows: Rows<'_, T>, count: usize, to: &mut [f32]) -> [f32; KV_BLOCK];
+    /// The first rows of a block as `blend` reads them, and their scales.
+    fn values<T: Value>(self, s: S, rows: Rows<'_, T>, count: usize, to: &mut [f32]) -> [f32; KV_BLOCK];
+    /// Dot products of two vectors of rows with the first `end` keys, `K` at a time. Those up to the next multiple of `K`
+    /// hold anything.
+    #[allow(clippy::too_many_arguments)]
+    fn scores<const K: usize>(
+        self,
+        s: S,
+        q: &[f32],
+        q_scales: &[[f32; LANES_MAX]; VECTORS],
+        keys: (&[f32], &[f32; KV_BLOCK]),
+        dim: usize,
+        end: usize,
+        to: &mut [f32],
+        ahead: &mut Ahead,
+    );
+    /// Turns the weights of the first `end` positions, whose values have these scales, into what `blend` reads. Returns
+    /// the scales of rows.
+    fn weights(self, s: S, weights: &mut [f32], end: usize, scales: &[f32; KV_BLOCK]) -> [S::F32; VECTORS];
+    /// Adds weighted values, `D` columns from `d` on, to what rows have so far.
+    fn blend<const D: usize>(
+        self,
+        s: S,
+        weights: Weights<'_, S>,
+        values: &[f32],
+        dim: usize,
+        d: usize,
+        o: &mut [f32],
+    );
+}
+
+/// What two vectors of rows make of the first `end` values of a block.
+#[derive(Clone, Copy)]
+struct Weights<'a, S: Simd> {
+    of: &'a [f32],
+    end: usize,
+    scale: [S::F32; VECTORS],
+    /// What earlier sums are multiplied with.
+    shrink: [S::F32; VECTORS],
+}
+
 /// The online softmax of each row: the greatest score so far, and the sum of `exp(score - max)`.
 struct States {
     max: [f32; ROWS_MAX],
@@ -118,19 +185,37 @@ struct States {
 
 /// The parts of the scratch, in floats.
 struct Scratch<'a> {
-    /// `[groups of rows][head_dim][lanes]`, as are the sums.
+    /// `[groups of rows][vectors of a group][lanes]`.
     q: &'a mut [f32],
+    q_scales: [[[f32; LANES_MAX]; VECTORS]; ROWS_MAX / VECTORS / LANES_MIN],
+    /// `[groups of rows][head_dim][lanes]`.
     o: &'a mut [f32],
-    /// `[KV_BLOCK][head_dim]`.
+    /// `[KV_BLOCK][head_dim]` or fewer numbers.
     k: &'a mut [f32],
     v: &'a mut [f32],
+    k_scales: [f32; KV_BLOCK],
+    v_scales: [f32; KV_BLOCK],
     /// `[KV_BLOCK][lanes]`.
     scores: &'a mut [f32],
 }
 
 impl<T: Value> Kernel for Piece<'_, T> {
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
+    fn run<S: Simd>(self, s: S) {
+        self.by(s, Floats);
+    }
+}
+
+impl<T: Value> Int8Kernel for InWords<'_, T> {
+    #[inline(always)]
+    fn run<I: Int8>(self, t: I) {
+        self.0.by(t.floats(), Words(t));
+    }
+}
+
+impl<T: Value> Piece<'_, T> {
+    #[inline(always)]
+    fn by<S: Simd, M: Means<S>>(mut self, s: S, means: M) {
         let dim = self.call.shape.head_dim;
         let width = VECTORS * S::LANES;
         let groups = self.rows.div_ceil(width);
@@ -138,18 +223,31 @@ impl<T: Value> Kernel for Piece<'_, T> {
         let (len, floats) = (lines.len() * 16, lines.as_mut_ptr().cast::<f32>());
         // SAFETY: a line is 16 floats, and the slice is borrowed for as long.
         let floats = unsafe { std::slice::from_raw_parts_mut(floats, len) };
-        let (q, rest) = floats.split_at_mut(groups * width * dim);
+        let (q, rest) = floats.split_at_mut(groups * width * M::query_rows(dim));
         let (o, rest) = rest.split_at_mut(groups * width * dim);
         let (k, rest) = rest.split_at_mut(KV_BLOCK * DIM_MAX);
         let (v, rest) = rest.split_at_mut(KV_BLOCK * DIM_MAX);
         let scores = &mut rest[..KV_BLOCK * width];
-        let mut scratch = Scratch { q, o, k, v, scores };
+        let mut scratch = Scratch {
+            q,
+            q_scales: [[[0.0; LANES_MAX]; VECTORS]; ROWS_MAX / VECTORS / LANES_MIN],
+            o,
+            k,
+            v,
+            k_scales: [0.0; KV_BLOCK],
+            v_scales: [0.0; KV_BLOCK],
+            scores,
+        };
         let mut states = States {
             max: [f32::NEG_INFINITY; ROWS_MAX],
             sum: [0.0; ROWS_MAX],
         };
         scratch.o.fill(0.0);
-        self.load_queries(s, scratch.q);
+        let queries = scratch.q.chunks_exact_mut(width * M::query_rows(dim));
+        for (group, (q, scales)) in queries.zip(&mut scratch.q_scales).enumerate() {
+            self.load_queries(s, group * width, q);
+            *scales = means.queries(s, q, dim, self.call.scale);
+        }
         let first = self.visible(0).start / KV_BLOCK;
         let end = self.visible(self.rows - 1).end;
         // Blocks lie anywhere, so that the processor cannot guess what comes next.
@@ -159,20 +257,18 @@ impl<T: Value> Kernel for Piece<'_, T> {
             let [keys, values] = self.block(index);
             let start = index * KV_BLOCK;
             let count = (end - start).min(KV_BLOCK);
-            convert(s, keys, count, scratch.k);
-            convert(s, values, count, scratch.v);
+            scratch.k_scales = means.keys(s, keys, count, scratch.k);
+            scratch.v_scales = means.values(s, values, count, scratch.v);
             if start + KV_BLOCK < end {
                 ahead = Ahead::new(s, self.block(index + 1));
             }
             for group in 0..groups {
-                self.meet(s, group, start, &mut scratch, &mut states, &mut ahead);
+                self.meet(s, means, group, start, &mut scratch, &mut states, &mut ahead);
             }
         }
         self.store(s, scratch.o, &states);
     }
-}
 
-impl<T: Value> Piece<'_, T> {
     /// Where a row lies in q and out.
     #[inline(always)]
     fn at(&self, row: usize) -> usize {
@@ -200,15 +296,15 @@ impl<T: Value> Piece<'_, T> {
         ]
     }
 
-    /// Turns queries, so that lanes are rows. Lanes without a row are zero.
+    /// Turns the queries of a group, so that lanes are rows. Lanes without a row are zero.
     #[inline(always)]
-    fn load_queries<S: Simd>(&self, s: S, to: &mut [f32]) {
+    fn load_queries<S: Simd>(&self, s: S, first: usize, to: &mut [f32]) {
         let (dim, width) = (self.call.shape.head_dim, VECTORS * S::LANES);
         let whole = dim - dim % S::LANES;
-        for (vector, first) in (0..to.len() / dim).step_by(S::LANES).enumerate() {
-            let to = &mut to[vector / VECTORS * width * dim + vector % VECTORS * S::LANES..];
+        for lane in (0..width).step_by(S::LANES) {
+            let to = &mut to[lane..];
             let mut q: [&[f32]; LANES_MAX] = [&[]; LANES_MAX];
-            for (row, q) in (first..self.rows).zip(&mut q[..S::LANES]) {
+            for (row, q) in (first + lane..self.rows).zip(&mut q[..S::LANES]) {
                 *q = &self.call.q[self.at(row)..][..dim];
             }
             for d in (0..whole).step_by(S::LANES) {
@@ -232,10 +328,11 @@ impl<T: Value> Piece<'_, T> {
     /// Takes a group of rows through the block at `start`.
     // Indices name registers here: the loops over vectors unroll.
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)]
-    fn meet<S: Simd>(
+    #[allow(clippy::needless_range_loop, clippy::too_many_arguments)]
+    fn meet<S: Simd, M: Means<S>>(
         &self,
         s: S,
+        means: M,
         group: usize,
         start: usize,
         scratch: &mut Scratch<'_>,
@@ -251,12 +348,14 @@ impl<T: Value> Piece<'_, T> {
         }
         let end = (last.end - start).min(KV_BLOCK);
         let all = first.end >= start + end && last.start <= start;
-        let q = &scratch.q[group * width * dim..][..width * dim];
+        let q = width * M::query_rows(dim);
+        let (q, scales) = (&scratch.q[group * q..][..q], &scratch.q_scales[group]);
+        let keys = (&*scratch.k, &scratch.k_scales);
         // With sixteen registers, four keys fill them.
         if S::LANES == LANES_MAX {
-            scores::<S, 8>(s, q, scratch.k, dim, end, scratch.scores, ahead);
+            means.scores::<8>(s, q, scales, keys, dim, end, scratch.scores, ahead);
         } else {
-            scores::<S, 4>(s, q, scratch.k, dim, end, scratch.scores, ahead);
+            means.scores::<4>(s, q, scales, keys, dim, end, scratch.scores, ahead);
         }
         if !all {
             self.hide(rows.clone(), start, end, f32::NEG_INFINITY, scratch.scores);
@@ -266,12 +365,10 @@ impl<T: Value> Piece<'_, T> {
         for n in 0..VECTORS {
             let lane = n * S::LANES;
             let max = &mut states.max[rows.start + lane..][..S::LANES];
-            let (before, scale) = (s.load(max), s.splat(self.call.scale));
+            let before = s.load(max);
             let mut most = before;
-            for scores in scratch.scores.chunks_exact_mut(width).take(end) {
-                let v = s.mul(s.load(&scores[lane..]), scale);
-                s.store(&mut scores[lane..], v);
-                most = s.max(v, most);
+            for scores in scratch.scores.chunks_exact(width).take(end) {
+                most = s.max(s.load(&scores[lane..]), most);
             }
             s.store(max, most);
             // A row that has seen nothing yet has no greatest score.
@@ -294,18 +391,25 @@ impl<T: Value> Piece<'_, T> {
             }
             s.store(sum, total);
         }
-        let o = &mut scratch.o[group * width * dim..][..width * dim];
+        let scale = means.weights(s, scratch.scores, end, &scratch.v_scales);
+        let weights = Weights {
+            of: scratch.scores,
+            end,
+            scale,
+            shrink,
+        };
+        let (o, v) = (&mut scratch.o[group * width * dim..][..width * dim], &*scratch.v);
         let mut d = 0;
         while S::LANES == LANES_MAX && d + 8 <= dim {
-            blend::<S, 8>(s, scratch.scores, end, scratch.v, dim, d, shrink, o);
+            means.blend::<8>(s, weights, v, dim, d, o);
             d += 8;
         }
         while d + 4 <= dim {
-            blend::<S, 4>(s, scratch.scores, end, scratch.v, dim, d, shrink, o);
+            means.blend::<4>(s, weights, v, dim, d, o);
             d += 4;
         }
         while d < dim {
-            blend::<S, 1>(s, scratch.scores, end, scratch.v, dim, d, shrink, o);
+            means.blend::<1>(s, weights, v, dim, d, o);
             d += 1;
         }
     }
@@ -355,103 +459,16 @@ impl<T: Value> Piece<'_, T> {
     }
 }
 
-/// The first rows as floats.
+/// `LANES` values of a row from `d` on; zeros beyond its end.
 #[inline(always)]
-fn convert<S: Simd, T: Value>(s: S, rows: Rows<'_, T>, count: usize, to: &mut [f32]) {
-    let dim = rows.dim;
-    for (row, to) in to.chunks_exact_mut(dim).take(count).enumerate() {
-        let mut d = 0;
-        while d + S::LANES <= dim {
-            // SAFETY: a block has `KV_BLOCK` rows of `dim` values, and `count` is no more.
-            let v = unsafe { rows.load_at(s, row, d) };
-            s.store(&mut to[d..], v);
-            d += S::LANES;
-        }
-        if d < dim {
-            s.store_some(&mut to[d..], rows.load_rest(s, row, d));
-        }
-    }
-}
-
-/// Dot products of two vectors of rows with the first `end` keys, `K` at a time. Those up to the next multiple of `K` hold
-/// anything.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)]
-fn scores<S: Simd, const K: usize>(
-    s: S,
-    q: &[f32],
-    keys: &[f32],
-    dim: usize,
-    end: usize,
-    to: &mut [f32],
-    ahead: &mut Ahead,
-) {
-    let width = VECTORS * S::LANES;
-    assert!(q.len() == dim * width && keys.len() >= KV_BLOCK * dim && end <= KV_BLOCK);
-    for (first, to) in (0..end).step_by(K).zip(to.chunks_exact_mut(K * width)) {
-        let mut sums = [[s.splat(0.0); VECTORS]; K];
-        for d in 0..dim {
-            if d % 4 == 0 {
-                ahead.ask(s);
-            }
-            // SAFETY: q has `dim` times the lanes of two vectors, and there are `KV_BLOCK` keys, a multiple of `K`.
-            unsafe {
-                let q = q.as_ptr().add(d * width);
-                let rows = [s.load_at(q), s.load_at(q.add(S::LANES))];
-                for k in 0..K {
-                    let key = s.splat(*keys.as_ptr().add((first + k) * dim + d));
-                    for n in 0..VECTORS {
-                        sums[k][n] = s.fma(key, rows[n], sums[k][n]);
-                    }
-                }
-            }
-        }
-        for k in 0..K {
-            for n in 0..VECTORS {
-                s.store(&mut to[k * width + n * S::LANES..], sums[k][n]);
-            }
-        }
-    }
-}
-
-/// Adds the weighted values of the first `end` positions, `D` columns from `d` on, to what rows have so far.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, clippy::too_many_arguments)]
-fn blend<S: Simd, const D: usize>(
-    s: S,
-    weights: &[f32],
-    end: usize,
-    values: &[f32],
-    dim: usize,
-    d: usize,
-    shrink: [S::F32; VECTORS],
-    o: &mut [f32],
-) {
-    let width = VECTORS * S::LANES;
-    assert!(weights.len() >= end * width && values.len() >= end * dim && d + D <= dim);
-    let o = &mut o[d * width..][..D * width];
-    let mut sums = [[s.splat(0.0); VECTORS]; D];
-    for i in 0..D {
-        for n in 0..VECTORS {
-            sums[i][n] = s.mul(s.load(&o[i * width + n * S::LANES..]), shrink[n]);
-        }
-    }
-    for position in 0..end {
-        // SAFETY: there are `end` rows of weights and of values, whose columns reach to `d + D`.
-        unsafe {
-            let weights = weights.as_ptr().add(position * width);
-            let rows = [s.load_at(weights), s.load_at(weights.add(S::LANES))];
-            for i in 0..D {
-                let value = s.splat(*values.as_ptr().add(position * dim + d + i));
-                for n in 0..VECTORS {
-                    sums[i][n] = s.fma(value, rows[n], sums[i][n]);
-                }
-            }
-        }
-    }
-    for i in 0..D {
-        for n in 0..VECTORS {
-            s.store(&mut o[i * width + n * S::LANES..], sums[i][n]);
-        }
+fn values<S: Simd, T: Value>(s: S, rows: Rows<'_, T>, row: usize, d: usize) -> S::F32 {
+    if d + S::LANES <= rows.dim {
+        debug_assert!((row + 1) * rows.dim <= rows.values.len());
+        // SAFETY: callers ask for rows that exist; the length of a row was checked.
+        unsafe { rows.load_at(s, row, d) }
+    } else if d < rows.dim {
+        rows.load_rest(s, row, d)
+    } else {
+        s.splat(0.0)
     }
 }
