@@ -258,10 +258,10 @@ fn scale_of(format: Format, b: &[u8], g: usize) -> (f32, Option<f32>, (i32, i32)
 }
 
 fn int8(x: &[f32]) -> (f32, Vec<i32>) {
-    let scale = x.iter().fold(0.0_f32, |a, x| a.max(x.abs())) / 127.0;
-    let q = |x: &f32| (x / scale).round_ties_even().clamp(-127.0, 127.0) as i32;
-    let q = x.iter().map(|x| if scale > 0.0 { q(x) } else { 0 }).collect();
-    (scale, q)
+    let most = x.iter().fold(0.0_f32, |a, x| a.max(x.abs()));
+    let q = |x: &f32| (x * (127.0 / most)).round_ties_even() as i32;
+    let q = x.iter().map(|x| if most > 0.0 { q(x) } else { 0 }).collect();
+    (most / 127.0, q)
 }
 
 #[test]

@@ -177,26 +177,28 @@ const SUMMED: usize = 16;
 #[inline(always)]
 fn round<S: Simd>(s: S, v: &[f32], q: &mut [i8], sums: &mut [f32]) -> f32 {
     let zero = s.splat(0.0);
-    let (mut highest, mut poison) = (zero, zero);
-    for v in v.chunks_exact(S::LANES) {
-        let v = s.load(v);
-        highest = s.max(s.max(v, s.sub(zero, v)), highest);
-        poison = s.fma(v, zero, poison);
-    }
-    let scale = s.highest(highest) / 127.0;
+    // Several chains, since one would wait for each comparison.
     let step = v.len().min(4 * S::LANES);
-    for (at, sums) in (0..v.len()).step_by(step).zip(sums.chunks_mut(step / SUMMED)) {
+    let mut most = [zero; 4];
+    for v in v.chunks_exact(step) {
+        for (most, v) in most.iter_mut().zip(v.chunks_exact(S::LANES)) {
+            let v = s.load(v);
+            *most = s.max(s.max(v, s.sub(zero, v)), *most);
+        }
+    }
+    let highest = s.highest(s.max(s.max(most[0], most[1]), s.max(most[2], most[3])));
+    let (scale, factor) = (highest / 127.0, 127.0 / highest);
+    let parts = v.chunks_exact(step).zip(q.chunks_exact_mut(step));
+    for ((v, q), sums) in parts.zip(sums.chunks_mut(step / SUMMED)) {
         let mut vectors = [zero; 4];
-        for (index, lane) in (at..at + step).step_by(S::LANES).enumerate() {
-            let v = if scale > 0.0 {
-                s.div(s.load(&v[lane..]), s.splat(scale))
+        let lanes = v.chunks_exact(S::LANES).zip(q.chunks_exact_mut(S::LANES));
+        for (whole, (v, q)) in vectors.iter_mut().zip(lanes) {
+            *whole = if factor.is_finite() {
+                s.round(s.mul(s.load(v), s.splat(factor)))
             } else {
-                zero
+                next_to_nothing(s, s.load(v), scale)
             };
-            // A subnormal scale may be rounded far down.
-            let v = s.max(s.min(s.round(v), s.splat(127.0)), s.splat(-127.0));
-            s.store_i8(&mut q[lane..], s.to_i32(v));
-            vectors[index] = v;
+            s.store_i8(q, s.to_i32(*whole));
         }
         // Small whole numbers: exact in any order.
         let of_vectors = s.sum4(vectors);
@@ -204,5 +206,18 @@ fn round<S: Simd>(s: S, v: &[f32], q: &mut [i8], sums: &mut [f32]) -> f32 {
             *sum = of.iter().sum();
         }
     }
-    scale + s.sum(poison)
+    // What is not finite made a sum so.
+    scale + sums.iter().sum::<f32>() * 0.0
+}
+
+/// Values rounded with a scale that is too small for one over it: it may be subnormal, which is rounded far down, or zero.
+#[inline(always)]
+fn next_to_nothing<S: Simd>(s: S, v: S::F32, scale: f32) -> S::F32 {
+    if scale > 0.0 {
+        let whole = s.round(s.div(v, s.splat(scale)));
+        let whole = s.max(s.min(whole, s.splat(127.0)), s.splat(-127.0));
+        s.fma(v, s.splat(0.0), whole)
+    } else {
+        s.mul(v, s.splat(0.0))
+    }
 }

@@ -28,6 +28,11 @@ pub(super) const STREAMS: usize = 4;
 /// bytes.
 const AHEAD: usize = 2 << 10;
 
+/// From so many rows on, some panels take turns within them, so that the outputs of a row are stored side by side: those
+/// of rows one below the other often compete for one place in the caches.
+const MANY: usize = 64;
+const BESIDE: usize = 4;
+
 /// Sums of products with activations of one kind of unit.
 pub(super) trait Sums: Unit {
     /// The rows in int8.
@@ -52,8 +57,10 @@ pub(super) fn rows(level: Level, part: &Packed<'_>, panels: Range<usize>, rows: 
 fn walk<K: Kind<Unit: Sums>>(level: Level, part: &Packed<'_>, panels: Range<usize>, rows: Range<usize>) {
     if rows.len() > 2 || level.isa() != Isa::Amx {
         let at_once = if level.isa() >= Isa::Avx512 { 8 } else { 4 };
-        for panel in panels {
-            many_rows::<K>(level, part, panel, rows.clone(), at_once);
+        let beside = if rows.len() >= MANY { BESIDE } else { 1 };
+        for first in panels.clone().step_by(beside) {
+            let panels = first..panels.end.min(first + beside);
+            many_rows::<K>(level, part, panels, rows.clone(), at_once);
         }
         return;
     }
@@ -87,11 +94,11 @@ fn few_rows<K: Kind<Unit: Sums>, const P: usize>(
     }
 }
 
-/// A panel with all rows, by as many rows at once as the registers hold. Meanwhile the next panel comes from memory.
+/// Some panels with all rows, by as many rows at once as the registers hold. Meanwhile the next panels come from memory.
 fn many_rows<K: Kind<Unit: Sums>>(
     level: Level,
     part: &Packed<'_>,
-    panel: usize,
+    panels: Range<usize>,
     rows: Range<usize>,
     at_once: usize,
 ) {
@@ -99,20 +106,23 @@ fn many_rows<K: Kind<Unit: Sums>>(
     while row < rows.end {
         let left = rows.end - row;
         let (block, blocks) = ((row - rows.start) / at_once, rows.len().div_ceil(at_once));
-        let fetch = Fetch::next(part, panel, block, blocks);
-        row += if left >= 8 && at_once == 8 {
-            level.run_int8(Block::<K, 1, 8>::new(part, [panel], row, fetch));
-            8
-        } else if left >= 4 {
-            level.run_int8(Block::<K, 1, 4>::new(part, [panel], row, fetch));
-            4
-        } else if left >= 2 {
-            level.run_int8(Block::<K, 1, 2>::new(part, [panel], row, fetch));
-            2
-        } else {
-            level.run_int8(Block::<K, 1, 1>::new(part, [panel], row, fetch));
-            1
+        let mut fetch = Fetch::next(part, panels.start, block, blocks);
+        fetch.distance *= panels.len();
+        let at_once = match left {
+            8.. => at_once,
+            4.. => 4,
+            2.. => 2,
+            _ => 1,
         };
+        for panel in panels.clone() {
+            match at_once {
+                8 => level.run_int8(Block::<K, 1, 8>::new(part, [panel], row, fetch)),
+                4 => level.run_int8(Block::<K, 1, 4>::new(part, [panel], row, fetch)),
+                2 => level.run_int8(Block::<K, 1, 2>::new(part, [panel], row, fetch)),
+                _ => level.run_int8(Block::<K, 1, 1>::new(part, [panel], row, fetch)),
+            }
+        }
+        row += at_once;
     }
 }
 

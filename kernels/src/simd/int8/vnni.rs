@@ -5,7 +5,6 @@
 // Indices name registers here: the loops unroll.
 #![allow(clippy::needless_range_loop)]
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::super::Avx512;
@@ -34,26 +33,6 @@ impl Vnni {
 #[target_feature(enable = "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn run_with<K: Int8Kernel>(token: Vnni, kernel: K) {
     kernel.run(token);
-}
-
-/// `Int8::add_words`. The compiler makes a product and a sum of the intrinsic.
-///
-/// # Safety
-/// The processor has the instruction.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn add_words(mut sum: I, a: I, b: I) -> I {
-    // SAFETY: the caller's promise; registers alone are used.
-    unsafe {
-        asm!(
-            "vpdpwssd {sum}, {a}, {b}",
-            sum = inout(zmm_reg) sum,
-            a = in(zmm_reg) a,
-            b = in(zmm_reg) b,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-    sum
 }
 
 impl Int8 for Vnni {
@@ -135,7 +114,7 @@ impl Int8 for Vnni {
     #[inline(always)]
     fn add_words(self, sum: I, a: I, b: I) -> I {
         // SAFETY: the token proves the instruction.
-        unsafe { add_words(sum, a, b) }
+        unsafe { _mm512_dpwssd_epi32(sum, a, b) }
     }
 
     #[inline(always)]
