@@ -62,7 +62,7 @@ impl Sums for Group {
 fn start<T: Int8, K: Kind>(t: T, minus_sum: i32) -> I32<T> {
     let s = t.floats();
     if keeps_offset::<T, K>() {
-        s.shl(s.splat_i32(minus_sum), K::LAYOUT.offset.trailing_zeros())
+        s.splat_i32(minus_sum << K::LAYOUT.offset.trailing_zeros())
     } else {
         s.splat_i32(0)
     }
