@@ -140,7 +140,7 @@ impl Incoming {
         let synced = file.sync_all();
         synced.map_err(|error| cannot_write(&self.to, &error))?;
         hyprstream_model::inspect(part).map_err(|error| {
-            let said = error.to_string().replace(&file_name(part), &file_name(&self.to));
+            let said = error.to_string().replace(&file_name(part), &self.name);
             Failure::new(
                 ErrorCode::ModelBroken,
                 format!("it was not installed, as it cannot be used: {said}"),

@@ -237,7 +237,10 @@ fn a_list_is_no_request() {
     let daemon = Daemon::tiny();
     let reply = daemon.post("/hyprstream/v1/generate", &json!([null, "hi"]));
     let error = reply.error(400);
-    assert!(error["message"].as_str().unwrap().contains("a list"), "{error}");
+    assert!(
+        error["message"].as_str().unwrap().contains("no JSON object"),
+        "{error}"
+    );
     daemon.stop();
 }
 

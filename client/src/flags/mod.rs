@@ -344,6 +344,23 @@ mod tests {
                 &["hyp", "ask", "hi", "--top-p", "1.1"],
                 "expected a number above 0, to 1",
             ),
+            (&["hyp", "ask", "hi", "-t", "-1"], "expected a number from 0 to 5"),
+            (
+                &["hyp", "ask", "hi", "-t", "1e300"],
+                "expected a number from 0 to 5",
+            ),
+            (
+                &["hyp", "ask", "hi", "-t", "NaN"],
+                "expected a number from 0 to 5",
+            ),
+            (
+                &["hyp", "ask", "hi", "--presence-penalty", "-2.1"],
+                "expected a number from -2 to 2",
+            ),
+            (
+                &["hyp", "ask", "hi", "--repeat-penalty", "0"],
+                "expected a number above 0, to 10",
+            ),
             (
                 &["hyp", "score", "f", "--top", "21"],
                 "expected a whole number from 0 to 20",

@@ -1,19 +1,20 @@
 //! Numbers on the command line. Invariant: what is taken can be sent as JSON, and what is not is told with what would be.
 
-/// Any number. JSON has no NaN and no infinity: they would be left out silently.
-pub fn finite(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(value) if value.is_finite() => Ok(value),
-        _ => Err("expected a number such as 0.8".to_owned()),
-    }
+/// Any number from `LOW` to `HIGH`. JSON has no NaN and no infinity: they would be left out silently.
+pub fn between<const LOW: i16, const HIGH: i16>(text: &str) -> Result<f32, String> {
+    let (low, high) = (f32::from(LOW), f32::from(HIGH));
+    text.parse()
+        .ok()
+        .filter(|value| (low..=high).contains(value))
+        .ok_or_else(|| format!("expected a number from {low} to {high}"))
 }
 
-/// A share that something must be left of.
-pub fn share(text: &str) -> Result<f32, String> {
-    finite(text)
+/// Any number above 0, up to `HIGH`.
+pub fn above_zero<const HIGH: i16>(text: &str) -> Result<f32, String> {
+    between::<0, HIGH>(text)
         .ok()
-        .filter(|&value| value > 0.0 && value <= 1.0)
-        .ok_or_else(|| "expected a number above 0, to 1".to_owned())
+        .filter(|value| *value > 0.0)
+        .ok_or_else(|| format!("expected a number above 0, to {HIGH}"))
 }
 
 /// A number of tokens.

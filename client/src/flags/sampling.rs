@@ -12,28 +12,28 @@ pub struct SamplingFlags {
     #[arg(long, value_name = "N", value_parser = number::tokens, allow_negative_numbers = true)]
     pub max_tokens: Option<u32>,
     /// 0 always takes the likeliest token; higher is more varied
-    #[arg(short, long, value_name = "X", value_parser = number::finite, allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "X", value_parser = number::between::<0, 5>, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Choose among the K likeliest tokens; 0 is off
     #[arg(long, value_name = "K", value_parser = number::tokens, allow_negative_numbers = true)]
     pub top_k: Option<u32>,
     /// Choose among tokens of total probability P above 0; 1 is off
-    #[arg(long, value_name = "P", value_parser = number::share, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", value_parser = number::above_zero::<1>, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Leave out tokens less likely than P times the likeliest
-    #[arg(long, value_name = "P", value_parser = number::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", value_parser = number::between::<0, 1>, allow_negative_numbers = true)]
     pub min_p: Option<f32>,
     /// Make tokens seen lately less likely; 1 is off
-    #[arg(long, value_name = "X", value_parser = number::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = number::above_zero::<10>, allow_negative_numbers = true)]
     pub repeat_penalty: Option<f32>,
     /// Penalties look back N tokens; 0 is all
     #[arg(long, value_name = "N", value_parser = number::tokens, allow_negative_numbers = true)]
     pub repeat_last: Option<u32>,
     /// Take X off each token seen lately
-    #[arg(long, value_name = "X", value_parser = number::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = number::between::<-2, 2>, allow_negative_numbers = true)]
     pub presence_penalty: Option<f32>,
     /// Take X off for each time a token was seen lately
-    #[arg(long, value_name = "X", value_parser = number::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = number::between::<-2, 2>, allow_negative_numbers = true)]
     pub frequency_penalty: Option<f32>,
     /// Same seed, same question, same answer
     #[arg(long, value_name = "N", value_parser = number::seed, allow_negative_numbers = true)]

@@ -85,11 +85,13 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
         ));
     }
     check_count(bytes)?;
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        // Which would be taken for the fields in their order.
+    let begins_with = |sign: &[u8]| bytes.trim_ascii_start().starts_with(sign);
+    let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+    // A list would be taken for the fields in their order.
+    if begins_with(b"[") || (!begins_with(b"{") && is_json()) {
         return Err(Failure::new(
             ErrorCode::BadRequest,
-            "the request is a list; it takes a JSON object",
+            "the request is no JSON object",
         ));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -228,6 +230,9 @@ mod tests {
         assert_eq!(error.field.as_deref(), Some("sampling.top_p"));
         assert!(fails(b"{}").message.contains("prompt"));
         assert!(fails(b"").message.contains("no body"));
+        for other in [&b" null"[..], b"5", b"\"x\"", b"[5]", b"[5"] {
+            assert_eq!(fails(other).message, "the request is no JSON object");
+        }
         assert!(fails(b"{\"prompt\": \"x\"} {}").message.contains("goes on"));
         assert!(fails(b"\xff\xfe").message.contains("line 1"));
         let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
