@@ -138,7 +138,7 @@ fn attend_spans<T: Value>(pool: &Pool, call: &Call<'_>, cache: &[Half<T>; 2], sp
             call,
             cache,
             spans,
-            |span| wide.pieces(call, span),
+            |span| wide.cut.pieces(call, span),
             |span, piece| wide.run(call, cache, span, piece),
         );
     }
@@ -148,7 +148,7 @@ fn attend_spans<T: Value>(pool: &Pool, call: &Call<'_>, cache: &[Half<T>; 2], sp
             call,
             cache,
             spans,
-            |span| across.pieces(call, span),
+            |span| across.0.pieces(call, span),
             |span, piece| across.run(level, call, cache, span, piece),
         );
     }

@@ -8,6 +8,7 @@ mod ahead;
 mod attend;
 mod blend;
 mod cache;
+mod cut;
 mod heads;
 mod pages;
 mod value;

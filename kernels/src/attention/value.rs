@@ -33,6 +33,31 @@ impl<T: Value> Rows<'_, T> {
         }
     }
 
+    /// What makes `load` of the first rows safe.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub(super) fn check(self, count: usize) {
+        let (values, scales) = (count * self.dim, count * T::scales(self.dim));
+        assert!(values <= self.values.len() && scales <= self.scales.len());
+    }
+
+    /// `LANES` values of a row from `d` on, zeros beyond its end; `d` is a multiple of `LANES`.
+    ///
+    /// # Safety
+    /// There is such a row.
+    #[inline(always)]
+    pub(super) unsafe fn load<S: Simd>(self, s: S, row: usize, d: usize) -> S::F32 {
+        if d + S::LANES <= self.dim {
+            // SAFETY: the caller's promise; the length of a row was checked.
+            unsafe { self.load_at(s, row, d) }
+        } else if d < self.dim {
+            self.load_rest(s, row, d)
+        } else {
+            s.splat(0.0)
+        }
+    }
+
     /// The last values of a row, from `d` on (fewer than 32), then zeros.
     #[inline(always)]
     pub(super) fn load_rest<S: Simd>(self, s: S, row: usize, d: usize) -> S::F32 {

@@ -5,7 +5,7 @@
 // Indices name registers here: the loops over vectors unroll.
 #![allow(clippy::needless_range_loop)]
 
-use super::{Means, VECTORS, Weights, values};
+use super::{Means, VECTORS, Weights};
 use crate::attention::ahead::Ahead;
 use crate::attention::cache::KV_BLOCK;
 use crate::attention::value::{Rows, Value};
@@ -129,9 +129,11 @@ impl<S: Simd> Means<S> for Floats {
 /// The first rows as floats.
 #[inline(always)]
 fn convert<S: Simd, T: Value>(s: S, rows: Rows<'_, T>, count: usize, to: &mut [f32]) {
+    rows.check(count);
     for (row, to) in to.chunks_exact_mut(rows.dim).take(count).enumerate() {
         for (d, to) in (0..rows.dim).step_by(S::LANES).zip(to.chunks_mut(S::LANES)) {
-            s.store_some(to, values(s, rows, row, d));
+            // SAFETY: rows were checked.
+            s.store_some(to, unsafe { rows.load(s, row, d) });
         }
     }
 }

@@ -15,6 +15,7 @@ use super::Span;
 use super::ahead::Ahead;
 use super::attend::Call;
 use super::cache::{Half, KV_BLOCK};
+use super::cut::Cut;
 use super::value::{Rows, Value};
 use crate::simd::int8::{Int8, Int8Kernel};
 use crate::simd::{Kernel, LANES_MAX, Level, Simd, exp};
@@ -55,32 +56,20 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How spans of prompts are cut.
+/// The path by vectors.
 #[derive(Clone, Copy)]
-pub(super) struct Across {
-    tokens: usize,
-}
+pub(super) struct Across(pub(super) Cut);
 
 impl Across {
     /// `None` where a model's shape is beyond the scratch.
     pub(super) fn new(call: &Call<'_>, tokens: usize, threads: usize) -> Option<Across> {
         let (group, dim) = (call.group(), call.shape.head_dim);
         let least = VECTORS * LANES_MAX;
-        let mut rows = ROWS_MAX.min(QUERY_VALUES / dim.max(1) / least * least);
+        let rows = ROWS_MAX.min(QUERY_VALUES / dim.max(1) / least * least);
         if group == 0 || group > rows || dim == 0 || dim > DIM_MAX {
             return None;
         }
-        // Large pieces share more, but there must be some for every thread.
-        while rows > least.max(group) && tokens * call.heads < 4 * threads * rows {
-            rows /= 2;
-        }
-        Some(Across {
-            tokens: (rows / group).max(1),
-        })
-    }
-
-    pub(super) fn pieces(&self, call: &Call<'_>, span: &Span<'_>) -> usize {
-        span.tokens.div_ceil(self.tokens) * call.shape.kv_heads
+        Some(Across(Cut::new(call, tokens, threads, least.max(group), rows)))
     }
 
     pub(super) fn run<T: Value>(
@@ -91,18 +80,16 @@ impl Across {
         span: &Span<'_>,
         piece: usize,
     ) {
-        // The last tokens see most, so that they go first and the end of a run is short.
-        let piece = self.pieces(call, span) - 1 - piece;
-        let token = piece / call.shape.kv_heads * self.tokens;
+        let place = self.0.place(call, span, piece);
         SCRATCH.with_borrow_mut(|lines| {
             lines.resize(LINES, Line([0.0; 16]));
             let piece = Piece {
                 call,
                 cache,
                 span,
-                kv_head: piece % call.shape.kv_heads,
-                token,
-                rows: self.tokens.min(span.tokens - token) * call.group(),
+                kv_head: place.kv_head,
+                token: place.token,
+                rows: place.tokens * call.group(),
                 lines,
             };
             if T::WIDE {
@@ -456,19 +443,5 @@ impl<T: Value> Piece<'_, T> {
                 }
             }
         }
-    }
-}
-
-/// `LANES` values of a row from `d` on; zeros beyond its end.
-#[inline(always)]
-fn values<S: Simd, T: Value>(s: S, rows: Rows<'_, T>, row: usize, d: usize) -> S::F32 {
-    if d + S::LANES <= rows.dim {
-        debug_assert!((row + 1) * rows.dim <= rows.values.len());
-        // SAFETY: callers ask for rows that exist; the length of a row was checked.
-        unsafe { rows.load_at(s, row, d) }
-    } else if d < rows.dim {
-        rows.load_rest(s, row, d)
-    } else {
-        s.splat(0.0)
     }
 }

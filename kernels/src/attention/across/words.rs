@@ -7,7 +7,7 @@
 // Indices name registers here: the loops over vectors unroll.
 #![allow(clippy::needless_range_loop)]
 
-use super::{Means, VECTORS, Weights, values};
+use super::{Means, VECTORS, Weights};
 use crate::attention::ahead::Ahead;
 use crate::attention::cache::KV_BLOCK;
 use crate::attention::value::{Rows, Value};
@@ -79,9 +79,9 @@ impl<T: Int8> Means<T::Floats> for Words<T> {
         for (row, to) in to.chunks_exact_mut(half).take(count).enumerate() {
             let factor = s.splat(factors[row]);
             for (d, to) in (0..half).step_by(lanes).zip(to.chunks_exact_mut(lanes)) {
-                let a = s.mul(values(s, rows, row, d), factor);
-                let b = s.mul(values(s, rows, row, d + half), factor);
-                s.store(to, pair(s, a, b));
+                // SAFETY: `units` checked the rows.
+                let (a, b) = unsafe { (rows.load(s, row, d), rows.load(s, row, d + half)) };
+                s.store(to, pair(s, s.mul(a, factor), s.mul(b, factor)));
             }
         }
         scales
@@ -100,9 +100,11 @@ impl<T: Int8> Means<T::Floats> for Words<T> {
         let tos = to.chunks_exact_mut(padded::<T::Floats>(rows.dim));
         for (row, to) in (0..count).step_by(2).zip(tos) {
             for (d, to) in (0..rows.dim).step_by(lanes).zip(to.chunks_exact_mut(lanes)) {
-                let a = s.mul(values(s, rows, row, d), s.splat(factors[row]));
+                // SAFETY: `units` checked the rows.
+                let a = s.mul(unsafe { rows.load(s, row, d) }, s.splat(factors[row]));
                 let b = if row + 1 < count {
-                    s.mul(values(s, rows, row + 1, d), s.splat(factors[row + 1]))
+                    // SAFETY: as above.
+                    s.mul(unsafe { rows.load(s, row + 1, d) }, s.splat(factors[row + 1]))
                 } else {
                     s.splat(0.0)
                 };
@@ -257,13 +259,15 @@ fn unit(squares: f32) -> (f32, f32) {
 /// `unit` of each of the first rows.
 #[inline(always)]
 fn units<S: Simd, V: Value>(s: S, rows: Rows<'_, V>, count: usize) -> ([f32; KV_BLOCK], [f32; KV_BLOCK]) {
+    rows.check(count);
     let (mut factors, mut scales) = ([0.0; KV_BLOCK], [0.0; KV_BLOCK]);
     for first in (0..count).step_by(4) {
         // Four sums at once, so that none waits for itself; of fewer rows, the last counts again.
         let mut squares = [s.splat(0.0); 4];
         for d in (0..rows.dim).step_by(S::LANES) {
             for i in 0..4 {
-                let v = values(s, rows, (first + i).min(count - 1), d);
+                // SAFETY: rows were checked.
+                let v = unsafe { rows.load(s, (first + i).min(count - 1), d) };
                 squares[i] = s.fma(v, v, squares[i]);
             }
         }

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use super::super::value::{Rows, Value};
 use super::Line;
-use crate::simd::{Avx512, Simd};
+use crate::simd::Avx512;
 
 /// Values of a tile's row, and lines of a tile.
 pub(super) const STEP: usize = 32;
@@ -115,20 +115,6 @@ fn bits(v: __m512bh) -> __m512i {
     unsafe { std::mem::transmute(v) }
 }
 
-/// 16 values of a row from `d` on, zeros beyond its end.
-#[inline(always)]
-fn values<T: Value>(s: Avx512, rows: Rows<'_, T>, row: usize, d: usize) -> __m512 {
-    if d + 16 <= rows.dim {
-        debug_assert!((row + 1) * rows.dim <= rows.values.len());
-        // SAFETY: callers ask for rows that exist; the length of a row was checked.
-        unsafe { rows.load_at(s, row, d) }
-    } else if d < rows.dim {
-        rows.load_rest(s, row, d)
-    } else {
-        s.splat(0.0)
-    }
-}
-
 /// Two tiles (the high parts, the low parts) of one step of 16 queries: B operands, with a query in each column. `q`
 /// says where a query is, `None` for columns without.
 #[inline]
@@ -148,10 +134,8 @@ pub(super) fn queries(
             scales: &[],
             dim: q.len(),
         };
-        let [high, low] = split([
-            values(s, rows, 0, step * STEP),
-            values(s, rows, 0, step * STEP + 16),
-        ]);
+        // SAFETY: this is a row.
+        let [high, low] = unsafe { split([rows.load(s, 0, step * STEP), rows.load(s, 0, step * STEP + 16)]) };
         (parts[0][i], parts[1][i]) = (high, low);
     }
     for (part, to) in parts.into_iter().zip([high, low]) {
@@ -166,15 +150,20 @@ pub(super) fn queries(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) fn keys<T: Value>(s: Avx512, rows: Rows<'_, T>, count: usize, steps: usize, to: &mut [Line]) {
+    rows.check(count);
     let zero = _mm512_setzero_si512();
     for row in 0..2 * TILE {
         let tiles = &mut to[row / TILE * 2 * steps * TILE + row % TILE..];
         for step in 0..steps {
             let mut parts = [zero; 2];
             if row < count {
-                let low = values(s, rows, row, step * STEP);
-                let high = values(s, rows, row, step * STEP + 16);
-                parts = split([low, high]);
+                // SAFETY: rows were checked.
+                parts = unsafe {
+                    split([
+                        rows.load(s, row, step * STEP),
+                        rows.load(s, row, step * STEP + 16),
+                    ])
+                };
             }
             write(&mut tiles[step * TILE], parts[0]);
             write(&mut tiles[(steps + step) * TILE], parts[1]);
@@ -194,13 +183,15 @@ pub(super) fn turn_values<T: Value>(
     stride: usize,
     to: &mut [Line],
 ) {
+    rows.check(count);
     for tile in 0..tiles {
         let mut block = [_mm512_setzero_si512(); TILE];
         for (i, pair) in block.iter_mut().enumerate() {
             let mut two = [_mm512_setzero_ps(); 2];
             for (j, value) in two.iter_mut().enumerate() {
                 if 2 * i + j < count {
-                    *value = values(s, rows, 2 * i + j, tile * TILE);
+                    // SAFETY: rows were checked.
+                    *value = unsafe { rows.load(s, 2 * i + j, tile * TILE) };
                 }
             }
             *pair = pairs(two[0], two[1]);

@@ -19,14 +19,16 @@ use self::softmax::{Sight, State};
 use super::Span;
 use super::attend::Call;
 use super::cache::{Half, KV_BLOCK};
+use super::cut::Cut;
 use super::value::Value;
 use crate::amx::{Amx, Area, Shapes, Target, Tiles, multiply_block};
 
 /// Positions between two looks at the greatest score.
 const CHUNK: usize = 4 * KV_BLOCK;
 
-/// Query rows of a piece at most: they share the conversion of keys and values.
+/// Query rows of a piece at most: they share the conversion of keys and values. And where prompts are short.
 const ROWS_MAX: usize = 512;
+const ROWS_MIN: usize = 64;
 
 /// Lines for queries and sums of a piece: half a mebibyte of a core's second cache, in which they are met again for
 /// every chunk.
@@ -54,11 +56,11 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How the wide path cuts its spans.
+/// The path by tiles.
 #[derive(Clone, Copy)]
 pub(super) struct Wide {
     amx: Amx,
-    tokens: usize,
+    pub(super) cut: Cut,
 }
 
 impl Wide {
@@ -70,32 +72,19 @@ impl Wide {
         if group == 0 || group > rows_max || call.shape.head_dim > DIM_MAX || call.scale <= 0.0 {
             return None;
         }
-        // Large pieces share more, but there must be some for every thread.
-        let mut rows = rows_max;
-        while rows > 64 && tokens * call.heads < 4 * threads * rows {
-            rows /= 2;
-        }
-        Some(Wide {
-            amx,
-            tokens: (rows / group).max(1),
-        })
-    }
-
-    pub(super) fn pieces(&self, call: &Call<'_>, span: &Span<'_>) -> usize {
-        span.tokens.div_ceil(self.tokens) * call.shape.kv_heads
+        let cut = Cut::new(call, tokens, threads, ROWS_MIN, rows_max);
+        Some(Wide { amx, cut })
     }
 
     pub(super) fn run<T: Value>(&self, call: &Call<'_>, cache: &[Half<T>; 2], span: &Span<'_>, piece: usize) {
-        // The last tokens see most, so that they go first and the end of a run is short.
-        let piece = self.pieces(call, span) - 1 - piece;
-        let token = piece / call.shape.kv_heads * self.tokens;
+        let place = self.cut.place(call, span, piece);
         let piece = Piece {
             call,
             cache,
             span,
-            kv_head: piece % call.shape.kv_heads,
-            token,
-            tokens: self.tokens.min(span.tokens - token),
+            kv_head: place.kv_head,
+            token: place.token,
+            tokens: place.tokens,
             steps: call.shape.head_dim.div_ceil(STEP),
         };
         SCRATCH.with_borrow_mut(|lines| {
