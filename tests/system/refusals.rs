@@ -365,7 +365,8 @@ fn hyp_refuses_what_it_cannot_send() {
     daemon.hyp(["ask", "--no-such-flag", "hello"]).fails(2);
     daemon.hyp(["ask", "-t", "hot", "hello"]).fails(2);
     daemon.hyp(["no-such-command"]).fails(2);
-    daemon.hyp(["ask", "-m", "tiny", "-t", "7", "hello"]).fails(7);
+    daemon.hyp(["ask", "-m", "tiny", "-t", "7", "hello"]).fails(2);
+    daemon.hyp(["ask", "-m", "tiny", "--stop", "", "hello"]).fails(7);
     daemon.hyp(["score", "-m", "tiny", "/no/such/file"]).fails(1);
     daemon.hyp(["cancel", "no-such-job"]).fails(7);
     daemon.hyp(["show", "nobody"]).fails(5);
